@@ -1,0 +1,203 @@
+"""The values that travel between the framework adapters, the template, the engines and the reply decoder.
+
+All are frozen and comparable. Nothing here knows a framework, a template or an engine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
+
+from .attributes import AttributeLike, SteeringAttributes
+from .errors import OptionError
+from .escaping import escape
+
+__all__ = [
+    "CONTROL_TEXTS",
+    "Control",
+    "Delta",
+    "FinishReason",
+    "Message",
+    "Piece",
+    "Prompt",
+    "Reply",
+    "Request",
+    "Role",
+    "Sampling",
+    "Segment",
+    "Usage",
+]
+
+Role: TypeAlias = Literal["system", "user", "assistant"]
+FinishReason: TypeAlias = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a conversation.
+
+    `attributes`: on a user message, what the message itself asks for; on an assistant message, the values that it
+    was answered with. None: nothing is carried. `index`: the message's place in the caller's list, for errors.
+    """
+
+    role: Role
+    text: str
+    attributes: AttributeLike | None = None
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen, in the field's standard terms.
+
+    temperature: 0 is greedy; top_p: 0 < p <= 1; top_k: 0 is off; min_p: 0 <= p <= 1, 0 is off;
+    repetition_penalty: > 0, 1 is off; seed: >= 0, None draws a fresh one; stop: strings at which the reply ends, not
+    included in it; max_tokens: >= 1, None is the rest of the window; timeout: seconds for the whole call, None is
+    without limit.
+
+    Raises:
+        OptionError: a value out of its range, named.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        _number("temperature", self.temperature, 0.0, math.inf)
+        _number("top_p", self.top_p, 0.0, 1.0, above=True)
+        _number("min_p", self.min_p, 0.0, 1.0)
+        _number("repetition_penalty", self.repetition_penalty, 0.0, math.inf, above=True)
+        _integer("top_k", self.top_k, 0)
+        if self.seed is not None:
+            _integer("seed", self.seed, 0)
+        if self.max_tokens is not None:
+            _integer("max_tokens", self.max_tokens, 1)
+        if self.timeout is not None:
+            _number("timeout", self.timeout, 0.0, math.inf, above=True)
+        object.__setattr__(self, "stop", _stop(self.stop))
+
+
+def _number(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or not low <= value <= high or (above and value == low):  # type: ignore[operator]
+        rule = f"above {low:g}" if above else f"at least {low:g}"
+        rule += "" if high == math.inf else f" and at most {high:g}"
+        raise OptionError(f"{name} must be a number {rule}, got {value!r:.40}")
+
+
+def _integer(name: str, value: object, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise OptionError(f"{name} must be an integer of at least {low}, got {value!r:.40}")
+
+
+def _stop(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    strings = (value,) if isinstance(value, str) else tuple(value)  # type: ignore[arg-type]
+    if not all(isinstance(one, str) and one for one in strings):
+        raise OptionError("stop must be non-empty text or a list of such")
+    return strings
+
+
+@dataclass(frozen=True)
+class Request:
+    """A conversation and how the next turn is to be answered.
+
+    `attributes` steer the turn being answered, unless its own message carries some; `past_attributes` hold for past
+    turns that carry no record.
+    """
+
+    messages: tuple[Message, ...]
+    attributes: SteeringAttributes = field(default_factory=SteeringAttributes)
+    past_attributes: SteeringAttributes = field(default_factory=SteeringAttributes)
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control token of the template, such as `<s>`: an engine with a tokenizer sends its number, never its text."""
+
+    token: str
+
+
+#: Texts that a Llama tokenizer would turn into control tokens; in data they are always plain text.
+CONTROL_TEXTS: Final = ("<s>", "</s>", "<unk>")
+
+#: Plain text is always encoded with special-token parsing off.
+Segment: TypeAlias = Control | str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What an engine continues: control tokens and plain text, in order, never a string with markers in it.
+
+    `attributes` are the values of the turn being answered. `escaped` counts the literals that were escaped in data.
+    `literals` are the texts that stand escaped in it and are un-escaped in the reply. `strip_reply`: the family's
+    template strips replies, so the reply is given without the white space around it.
+    """
+
+    segments: tuple[Segment, ...]
+    attributes: SteeringAttributes = field(default_factory=SteeringAttributes)
+    escaped: int = 0
+    literals: tuple[str, ...] = ()
+    strip_reply: bool = True
+
+    @property
+    def text(self) -> str:
+        """The prompt as text, leading `<s>` included; data that looks like a control token is shown escaped."""
+        return "".join(self._shown())
+
+    def _shown(self) -> Iterator[str]:
+        for segment in self.segments:
+            if isinstance(segment, Control):
+                yield segment.token
+            else:
+                yield escape(segment, CONTROL_TEXTS)[0]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Exact token counts: of the prompt as sent (BOS included) and of what was generated (EOS included)."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What an engine yields: new raw text (may be empty), the counts so far, and on the last piece why it ended."""
+
+    text: str = ""
+    usage: Usage = field(default_factory=Usage)
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What the reply decoder yields: text ready for the user; the last one carries finish_reason and usage."""
+
+    text: str = ""
+    usage: Usage | None = None
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole answer, folded from its deltas."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage

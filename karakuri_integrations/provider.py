@@ -1,0 +1,274 @@
+"""What both framework classes share: fields to engine, call options to Sampling, messages to Prompt. No framework here.
+
+A framework class keeps its own pydantic fields, builds a Provider from them per call (cheap: no I/O) and maps its own
+messages to `Message` values and deltas back. The Provider decides everything in between, so that both classes agree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import logging
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, Final, Literal, TypeAlias
+
+from .attributes import AttributeLike, AttributePolicy, SteeringAttributes
+from .conversation import Delta, Message, Prompt, Request, Sampling
+from .errors import ContextOverflowError, OptionError, UnsupportedError
+from .generation import Engine, astream, stream
+from .templates import TemplateTokens, render
+
+__all__ = ["CALL_OPTIONS", "SAMPLING_FIELDS", "Call", "EngineFields", "OverflowPolicy", "Provider", "open_engine"]
+
+_log = logging.getLogger("karakuri_integrations")
+
+OverflowPolicy: TypeAlias = Literal["error", "drop_oldest_turns"]
+
+#: The fields of Sampling, which both classes take in the constructor and per call.
+SAMPLING_FIELDS: Final = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "seed",
+    "stop",
+    "max_tokens",
+    "timeout",
+)
+
+#: Everything a single call may set.
+CALL_OPTIONS: Final = (*SAMPLING_FIELDS, "attributes", "model")
+
+#: Call options of the frameworks that need tools or structured output.
+_TOOL_OPTIONS: Final = ("tools", "tool_choice", "response_format", "functions", "function_call", "parallel_tool_calls")
+
+
+@dataclass(frozen=True)
+class EngineFields:
+    """The constructor fields that decide which engine answers; the same in both classes."""
+
+    model: str | None = None
+    engine: Engine | None = None
+    base_url: str | None = None
+    template: str | None = None
+    quantization: str = "nf4"
+    device: str = "auto"
+    revision: str | None = None
+    cache_dir: str | None = None
+    local_files_only: bool = False
+    context_window: int | None = None
+
+
+def open_engine(fields: EngineFields) -> Engine:
+    """The engine for these fields: the one given, or a LocalEngine handle. Nothing is loaded or contacted.
+
+    Raises:
+        OptionError: `engine` together with `base_url` or `model`.
+        UnsupportedError: `base_url`, which this version cannot serve.
+        UnknownModelError: no template is known for the model.
+    """
+    if fields.engine is not None:
+        other = next((n for n in ("base_url", "model", "template", "revision") if getattr(fields, n) is not None), None)
+        if other:
+            raise OptionError(f"engine= and {other}= exclude each other: the engine already says what answers")
+        return fields.engine
+    if fields.base_url is not None:
+        raise UnsupportedError(
+            "base_url: remote endpoints are not part of this version; leave it out to run the model locally, "
+            "or pass engine= with an engine of your own"
+        )
+    return _local_engine(fields)
+
+
+def _local_engine(fields: EngineFields) -> Engine:
+    from .engines.local import LocalEngine
+
+    return LocalEngine(
+        fields.model,
+        template=fields.template,
+        quantization=fields.quantization,
+        device=fields.device,
+        revision=fields.revision,
+        cache_dir=fields.cache_dir,
+        local_files_only=fields.local_files_only,
+        context_window=fields.context_window,
+    )
+
+
+@lru_cache(maxsize=1)
+def _demo_notice() -> None:
+    _log.warning(
+        "karakuri-demo answers: a small model that ships with this package to try it out. It knows a few everyday "
+        'topics only. For real use pass model="karakuri-ai/karakuri-lm-70b-chat-v0.1".'
+    )
+
+
+@dataclass(frozen=True)
+class Call:
+    """One prepared call: the exact prompt, how to sample, and which messages an overflow policy left out."""
+
+    engine: Engine
+    prompt: Prompt
+    sampling: Sampling
+    dropped: tuple[int, ...] = ()
+
+    def stream(self) -> Iterator[Delta]:
+        return stream(self.engine, self.prompt, self.sampling)
+
+    def astream(self) -> AsyncIterator[Delta]:
+        return astream(self.engine, self.prompt, self.sampling)
+
+    def metadata(self) -> dict[str, Any]:
+        """What a reply reports beside finish reason and usage: plain JSON values."""
+        shown: dict[str, Any] = {"model_name": self.engine.model, "attributes": dict(self.prompt.attributes)}
+        if self.prompt.escaped:
+            shown["karakuri_escaped"] = self.prompt.escaped
+        if self.dropped:
+            shown["dropped_messages"] = list(self.dropped)
+        return shown
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A model as one framework object configures it."""
+
+    fields: EngineFields = field(default_factory=EngineFields)
+    attributes: AttributeLike | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    policy: AttributePolicy = field(default_factory=AttributePolicy)
+    template_tokens: TemplateTokens = "escape"
+    overflow: OverflowPolicy = "error"
+
+    def __post_init__(self) -> None:
+        if self.overflow not in ("error", "drop_oldest_turns"):
+            raise OptionError(f"overflow must be error or drop_oldest_turns, got {self.overflow!r:.40}")
+
+    @property
+    def own_attributes(self) -> SteeringAttributes:
+        """The constructor's nine values."""
+        return SteeringAttributes.overlay(self.attributes)
+
+    def engine(self, model: str | None = None) -> Engine:
+        """The engine that answers; `model` is a call's override."""
+        if model is None or (self.fields.engine is not None and model == self.fields.engine.model):
+            return open_engine(self.fields)
+        return open_engine(replace(self.fields, model=model))
+
+    def user(self, text: str, extra: Mapping[str, Any], index: int) -> Message:
+        """A user message with the attributes in its extra keys, after the policy."""
+        return Message("user", text, self.policy.read(extra, f"message {index}"), index)
+
+    def assistant(self, text: str, recorded: object, index: int) -> Message:
+        """A past reply with the attributes recorded on it, after the policy."""
+        values = self.policy.recorded(recorded, self.own_attributes, f"message {index}")
+        return Message("assistant", text, values, index)
+
+    def request(self, messages: Sequence[Message], attributes: AttributeLike | None = None) -> Request:
+        own = self.own_attributes
+        return Request(tuple(messages), SteeringAttributes.overlay(own, attributes), own)
+
+    def render(self, messages: Sequence[Message], options: Mapping[str, Any]) -> Prompt:
+        """The exact prompt; loads nothing."""
+        engine = self.engine(options.get("model"))
+        return render(self.request(messages, options.get("attributes")), engine.family, self.template_tokens)
+
+    def count_tokens(self, messages: Sequence[Message], options: Mapping[str, Any]) -> int:
+        """Tokens of the real rendered prompt; loads a tokenizer at most."""
+        return self.engine(options.get("model")).count_tokens(self.render(messages, options))
+
+    def prepare(self, messages: Sequence[Message], options: Mapping[str, Any]) -> Call:
+        """Everything before the engine; `options` as from `check_options`. Pure unless an overflow policy counts."""
+        engine = self.engine(options.get("model"))
+        sampling = self.merged(options)
+        if self.fields.engine is None and self.fields.model is None and options.get("model") is None:
+            _demo_notice()
+        if self.overflow == "error":
+            return Call(engine, self.render(messages, options), sampling)
+        return self._fitted(engine, messages, options, sampling)
+
+    async def aprepare(self, messages: Sequence[Message], options: Mapping[str, Any]) -> Call:
+        """As `prepare`; what counts tokens runs in a thread, so the event loop never blocks."""
+        if self.overflow == "error":
+            return self.prepare(messages, options)
+        return await asyncio.to_thread(self.prepare, messages, options)
+
+    def merged(self, options: Mapping[str, Any]) -> Sampling:
+        """The constructor's sampling with a call's options on top; a call's `stop` replaces the constructor's."""
+        return replace(
+            self.sampling, **{k: v for k, v in options.items() if k in SAMPLING_FIELDS and v is not None}
+        )
+
+    def _fitted(
+        self, engine: Engine, messages: Sequence[Message], options: Mapping[str, Any], sampling: Sampling
+    ) -> Call:
+        """Drop the fewest oldest turns that make the prompt fit; system texts and the last turn always stay.
+
+        Without max_tokens a sixteenth of the window is kept free for the reply.
+        """
+        room = sampling.max_tokens or max(1, engine.context_window // 16)
+        starts = _turn_starts(messages)
+        low, high = 0, len(starts) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if self._fits(engine, _without(messages, starts[middle])[0], options, room):
+                high = middle
+            else:
+                low = middle + 1
+        kept, dropped = _without(messages, starts[low] if starts else 0)
+        prompt = self.render(kept, options)
+        if dropped and engine.count_tokens(prompt) + room > engine.context_window:
+            raise ContextOverflowError(engine.count_tokens(prompt), sampling.max_tokens, engine.context_window)
+        return Call(engine, prompt, sampling, dropped)
+
+    def _fits(self, engine: Engine, messages: Sequence[Message], options: Mapping[str, Any], room: int) -> bool:
+        return engine.count_tokens(self.render(messages, options)) + room <= engine.context_window
+
+
+def _turn_starts(messages: Sequence[Message]) -> list[int]:
+    """Where conversations that keep their end could begin: 0 and each user message after an assistant's."""
+    starts = [0]
+    answered = False
+    for place, message in enumerate(messages):
+        if message.role == "user" and answered:
+            starts.append(place)
+            answered = False
+        elif message.role == "assistant":
+            answered = True
+    return starts
+
+
+def _without(messages: Sequence[Message], start: int) -> tuple[list[Message], tuple[int, ...]]:
+    """The messages from `start` on with every earlier system message, and the indexes of what was left out."""
+    early, late = messages[:start], messages[start:]
+    kept = [message for message in early if message.role == "system"]
+    return [*kept, *late], tuple(message.index for message in early if message.role != "system")
+
+
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of one call, without those that are None; unknown ones are refused by name.
+
+    Raises:
+        OptionError: an option that does not exist; the near one is named.
+        UnsupportedError: tools or structured output.
+    """
+    known: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in CALL_OPTIONS:
+            if value is not None:
+                known[name] = value
+        elif name in _TOOL_OPTIONS:
+            if value:
+                raise UnsupportedError(f"{name}: this version has no tools and no structured output for KARAKURI models")
+        else:
+            raise OptionError(unknown_option(name, CALL_OPTIONS))
+    return known
+
+
+def unknown_option(name: str, known: Sequence[str]) -> str:
+    """The message for a misspelt option or field; its value is never shown."""
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown option {name[:60]!r}: {hint}The options are {', '.join(known)}"

@@ -1,0 +1,103 @@
+"""Piece to Delta: stop strings, escaped literals, white space. Pure and push-based: no I/O, never awaits.
+
+The text passes three stages, each of which holds back only what a later character could still change:
+
+1. escaped template literals are taken back one level (`escaping`);
+2. the reply ends before the first stop string, which never shows, also when it spans pieces;
+3. where the family's template strips replies, white space around the reply is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .conversation import Delta, Piece, Prompt, Usage
+from .escaping import held_back, unescape
+
+__all__ = ["Decoder"]
+
+
+class Decoder:
+    """Decodes one reply. Feed it every Piece; `done` is set once a stop string or the last piece was seen."""
+
+    def __init__(self, prompt: Prompt, stop: tuple[str, ...] = ()) -> None:
+        self._escaped = _Unescape(prompt.literals)
+        self._stop = _Stop(stop)
+        self._strip = _Strip() if prompt.strip_reply else None
+        self._sent: list[str] = []
+        self.usage = Usage()
+        self.done = False
+
+    @property
+    def text(self) -> str:
+        """Everything given out so far."""
+        return "".join(self._sent)
+
+    def push(self, piece: Piece) -> Iterator[Delta]:
+        """The deltas this piece completes: none, one, or the last one."""
+        self.usage = piece.usage
+        reason = piece.finish_reason
+        text, stopped = self._stop.push(self._escaped.push(piece.text, last=reason is not None), last=reason is not None)
+        if stopped:
+            reason = "stop"
+        if self._strip:
+            text = self._strip.push(text)
+        self._sent.append(text)
+        if reason is not None:
+            self.done = True
+            yield Delta(text, self.usage, reason)
+        elif text:
+            yield Delta(text)
+
+
+
+
+@dataclass
+class _Unescape:
+    literals: tuple[str, ...]
+    buffer: str = ""
+
+    def push(self, text: str, *, last: bool) -> str:
+        whole = self.buffer + text
+        keep = 0 if last else held_back(whole, self.literals)
+        cut = len(whole) - keep
+        self.buffer = whole[cut:]
+        return unescape(whole[:cut], self.literals)
+
+
+@dataclass
+class _Stop:
+    strings: tuple[str, ...]
+    buffer: str = ""
+
+    def push(self, text: str, *, last: bool) -> tuple[str, bool]:
+        """Text that can go out, and whether a stop string was reached."""
+        whole = self.buffer + text
+        found = [place for one in self.strings if (place := whole.find(one)) >= 0]
+        if found:
+            return whole[: min(found)], True
+        keep = 0 if last else max((_overlap(whole, one) for one in self.strings), default=0)
+        cut = len(whole) - keep
+        self.buffer = whole[cut:]
+        return whole[:cut], False
+
+
+def _overlap(text: str, stop: str) -> int:
+    """The length of the longest end of `text` that begins `stop`."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+@dataclass
+class _Strip:
+    begun: bool = False
+    buffer: str = ""
+
+    def push(self, text: str) -> str:
+        whole = self.buffer + text
+        if not self.begun:
+            whole = whole.lstrip()
+        visible = whole.rstrip()
+        self.begun = self.begun or bool(visible)
+        self.buffer = whole[len(visible) :]
+        return visible
