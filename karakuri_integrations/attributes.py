@@ -15,7 +15,15 @@ from typing import Any, Final, Literal, TypeAlias
 
 from .errors import AttributeConfigError
 
-__all__ = ["NAMES", "PRESETS", "AttributeLike", "AttributePolicy", "PolicyMode", "SteeringAttributes"]
+__all__ = [
+    "NAMES",
+    "PRESETS",
+    "AttributeLike",
+    "AttributePolicy",
+    "PolicyMode",
+    "SteeringAttributes",
+    "carried_attributes",
+]
 
 LOWEST: Final = 0
 HIGHEST: Final = 4
@@ -217,7 +225,7 @@ class AttributePolicy:
         """
         if self.mode == "ignore":
             return None
-        carried = _carried(extra, where)
+        carried = carried_attributes(extra, where)
         if carried is None:
             return None
         if self.mode == "error":
@@ -281,7 +289,8 @@ def _validated(values: object, where: str) -> AttributeLike:
         raise AttributeConfigError(f"{where}: {error}") from None
 
 
-def _carried(extra: Mapping[str, Any], where: str) -> AttributeLike | None:
+def carried_attributes(extra: Mapping[str, Any], where: str) -> AttributeLike | None:
+    """The attributes in a message's extra keys, nested or flat, checked; None when there are none. No policy yet."""
     flat = {key: value for key, value in extra.items() if key in NAMES}
     for key in extra:
         if isinstance(key, str) and key not in NAMES and difflib.get_close_matches(key.lower(), NAMES, 1, 0.85):

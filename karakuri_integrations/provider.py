@@ -12,11 +12,12 @@ import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
-from .attributes import AttributeLike, AttributePolicy, SteeringAttributes
+from .attributes import AttributeLike, AttributePolicy, SteeringAttributes, carried_attributes
 from .conversation import Delta, Message, Prompt, Request, Sampling
-from .errors import ContextOverflowError, OptionError, UnsupportedError
+from .errors import AttributeConfigError, ContextOverflowError, OptionError, UnsupportedError
 from .generation import Engine, astream, stream
 from .templates import TemplateTokens, render
 
@@ -161,8 +162,25 @@ class Provider:
         """A user message with the attributes in its extra keys, after the policy."""
         return Message("user", text, self.policy.read(extra, f"message {index}"), index)
 
-    def assistant(self, text: str, recorded: object, index: int) -> Message:
-        """A past reply with the attributes recorded on it, after the policy."""
+    def system(self, text: str, extra: Mapping[str, Any], index: int) -> Message:
+        """A system message; it has no dials of its own.
+
+        Raises:
+            AttributeConfigError: it carries attributes, which would steer nothing.
+        """
+        if self.policy.mode != "ignore" and carried_attributes(extra, f"message {index}") is not None:
+            raise AttributeConfigError(
+                f"message {index}: a system message carries no steering attributes; put them on a user message, "
+                "the call or the model"
+            )
+        return Message("system", text, None, index)
+
+    def assistant(
+        self, text: str, recorded: object, index: int, extra: Mapping[str, Any] = MappingProxyType({})
+    ) -> Message:
+        """A past reply with the attributes recorded on it (without a record: those in `extra`), after the policy."""
+        if recorded is None and self.policy.mode != "ignore":
+            recorded = carried_attributes(extra, f"message {index}")
         values = self.policy.recorded(recorded, self.own_attributes, f"message {index}")
         return Message("assistant", text, values, index)
 
@@ -176,8 +194,15 @@ class Provider:
         return render(self.request(messages, options.get("attributes")), engine.family, self.template_tokens)
 
     def count_tokens(self, messages: Sequence[Message], options: Mapping[str, Any]) -> int:
-        """Tokens of the real rendered prompt; loads a tokenizer at most."""
-        return self.engine(options.get("model")).count_tokens(self.render(messages, options))
+        """Tokens of the real rendered prompt; loads a tokenizer at most.
+
+        A part of a conversation (empty, or ending with a reply) is counted too: see `render(partial=True)`.
+        """
+        if not messages:
+            return 0
+        engine = self.engine(options.get("model"))
+        request = self.request(messages, options.get("attributes"))
+        return engine.count_tokens(render(request, engine.family, self.template_tokens, partial=True))
 
     def prepare(self, messages: Sequence[Message], options: Mapping[str, Any]) -> Call:
         """Everything before the engine; `options` as from `check_options`. Pure unless an overflow policy counts."""

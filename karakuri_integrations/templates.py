@@ -14,7 +14,7 @@ both frameworks do not alternate. They are first put into turns by these rules; 
 5. An assistant turn without text is written as the template writes an empty answer.
 
 An empty list, a list without a user turn, a last turn that is blank and a last turn that is the assistant's are
-MessageErrors that name the message's index.
+MessageErrors that name the message's index. Only for counting tokens (`partial=True`) such lists are rendered too.
 
 **Which attributes a turn has.** The turn being answered: `Request.attributes`, overlaid by the message's own. A past
 turn: the values recorded on its answer, else `Request.past_attributes`; then the message's own. So history is never
@@ -338,13 +338,17 @@ def _joined(parts: Iterable[_Part], text: str) -> str:
     return "".join(text if part is _TEXT else str(part) for part in parts)
 
 
-def render(request: Request, family: Family, template_tokens: TemplateTokens = "escape") -> Prompt:
+def render(
+    request: Request, family: Family, template_tokens: TemplateTokens = "escape", *, partial: bool = False
+) -> Prompt:
     """The exact prompt of a request in a family's template.
 
     Args:
         request: the conversation, with its attributes.
         family: one record of `FAMILIES`.
         template_tokens: what happens to the family's textual tokens in data.
+        partial: render a part of a conversation that cannot be answered as it stands, as if an empty user turn
+            followed; for counting tokens only.
 
     Raises:
         MessageError: an empty or unanswerable conversation.
@@ -357,7 +361,10 @@ def render(request: Request, family: Family, template_tokens: TemplateTokens = "
     if template_tokens == "reject":
         _refuse(request.messages, family.literals)
     system, turns = _turns(request.messages)
-    _answerable(request.messages, turns)
+    if not partial:
+        _answerable(request.messages, turns)
+    elif not turns or turns[-1].role == "assistant":
+        turns.append(_Turn("user"))
     guard, writer = _Guard(family, template_tokens), _Writer()
     values = list(_attributes(turns, request))
     writer.write(family.start)
