@@ -206,9 +206,7 @@ class AttributePolicy:
 
     def __post_init__(self) -> None:
         if self.mode not in _MODES:
-            raise AttributeConfigError(
-                f"message_attributes must be one of {', '.join(_MODES)}, got {_show(self.mode)}"
-            )
+            raise AttributeConfigError(f"message_attributes must be one of {', '.join(_MODES)}, got {_show(self.mode)}")
         object.__setattr__(self, "bounds", _check_bounds(self.bounds))
 
     def __hash__(self) -> int:

@@ -104,7 +104,7 @@ class _AsyncClosing(Protocol):
 
 
 def _with_text(error: EngineError, decoder: Decoder) -> EngineError:
-    error.partial_text = decoder.text
+    error.partial_text = decoder.received
     return error
 
 

@@ -222,9 +222,7 @@ class Provider:
 
     def merged(self, options: Mapping[str, Any]) -> Sampling:
         """The constructor's sampling with a call's options on top; a call's `stop` replaces the constructor's."""
-        return replace(
-            self.sampling, **{k: v for k, v in options.items() if k in SAMPLING_FIELDS and v is not None}
-        )
+        return replace(self.sampling, **{k: v for k, v in options.items() if k in SAMPLING_FIELDS and v is not None})
 
     def _fitted(
         self, engine: Engine, messages: Sequence[Message], options: Mapping[str, Any], sampling: Sampling
@@ -286,7 +284,7 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
                 known[name] = value
         elif name in _TOOL_OPTIONS:
             if value:
-                raise UnsupportedError(f"{name}: this version has no tools and no structured output for KARAKURI models")
+                raise UnsupportedError(f"{name}: this version has no tools and no structured output")
         else:
             raise OptionError(unknown_option(name, CALL_OPTIONS))
     return known

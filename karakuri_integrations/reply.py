@@ -34,11 +34,19 @@ class Decoder:
         """Everything given out so far."""
         return "".join(self._sent)
 
+    @property
+    def received(self) -> str:
+        """Everything given out and what is still held back: the exact text received so far."""
+        held = unescape(self._escaped.buffer, self._escaped.literals)
+        return self.text + (self._strip.buffer if self._strip else "") + self._stop.buffer + held
+
     def push(self, piece: Piece) -> Iterator[Delta]:
         """The deltas this piece completes: none, one, or the last one."""
         self.usage = piece.usage
         reason = piece.finish_reason
-        text, stopped = self._stop.push(self._escaped.push(piece.text, last=reason is not None), last=reason is not None)
+        text, stopped = self._stop.push(
+            self._escaped.push(piece.text, last=reason is not None), last=reason is not None
+        )
         if stopped:
             reason = "stop"
         if self._strip:
@@ -49,8 +57,6 @@ class Decoder:
             yield Delta(text, self.usage, reason)
         elif text:
             yield Delta(text)
-
-
 
 
 @dataclass

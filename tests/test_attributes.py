@@ -56,7 +56,9 @@ def test_numpy_integers_are_integers_and_numpy_bools_are_not() -> None:
             SteeringAttributes(humor=bad)
 
 
-@pytest.mark.parametrize(("name", "near"), [("helpfullness", "helpfulness"), ("humour", "humor"), ("Verbosity", "verbosity")])
+@pytest.mark.parametrize(
+    ("name", "near"), [("helpfullness", "helpfulness"), ("humour", "humor"), ("Verbosity", "verbosity")]
+)
 def test_a_misspelt_name_is_told_the_near_one(name: str, near: str) -> None:
     with pytest.raises(AttributeConfigError, match=f"did you mean '{near}'"):
         SteeringAttributes({name: 1})

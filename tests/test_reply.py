@@ -60,11 +60,19 @@ def test_a_stop_string_never_shows_at_any_cut(stop: str) -> None:
 
 
 def test_the_earliest_of_several_stop_strings_wins() -> None:
-    assert decode(list("abcdef") + [""], ("ef", "cd"))[0] == "ab"
+    assert decode([*"abcdef", ""], ("ef", "cd"))[0] == "ab"
 
 
 def test_what_only_began_a_stop_string_is_given_out_at_the_end() -> None:
-    assert decode([*"answer Obs", ""], ("Observation:",)) [0] == "answer Obs"
+    assert decode([*"answer Obs", ""], ("Observation:",))[0] == "answer Obs"
+
+
+def test_received_includes_what_is_held_back() -> None:
+    decoder = Decoder(PROMPT, ("Observation:",))
+    for part in ("a", "b \n", "Obs", "[\u2060"):
+        list(decoder.push(Piece(part)))
+    assert decoder.text == "ab"
+    assert decoder.received == "ab \nObs[\u2060"
 
 
 def test_kana_is_never_held_back() -> None:

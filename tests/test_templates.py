@@ -51,7 +51,10 @@ def test_there_are_thirty_golden_prompts() -> None:
 @pytest.mark.parametrize(
     ("turns", "expected"),
     [
-        ([("system", "S1"), ("system", "S2"), ("user", "q")], f"<s>[INST] <<SYS>>\nS1\n\nS2\n<</SYS>>\n\nq {A} [/INST]"),
+        (
+            [("system", "S1"), ("system", "S2"), ("user", "q")],
+            f"<s>[INST] <<SYS>>\nS1\n\nS2\n<</SYS>>\n\nq {A} [/INST]",
+        ),
         ([("user", "a"), ("user", "b")], f"<s>[INST] a\n\nb {A} [/INST]"),
         (
             [("user", "a"), ("assistant", "b"), ("assistant", "c"), ("user", "d")],

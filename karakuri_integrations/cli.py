@@ -1,0 +1,309 @@
+"""The `karakuri` command: demo, chat, ask. Knows arguments, terminal and exit codes; answers come through Provider.
+
+Exit codes: 0 answered; 1 the engine failed; 2 the input was wrong; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from . import __version__
+from .attributes import NAMES, PRESETS, SteeringAttributes
+from .conversation import Message, Reply, Sampling
+from .errors import AttributeConfigError, InputError, KarakuriError
+from .generation import fold
+from .provider import EngineFields, Provider
+
+__all__ = ["main"]
+
+OK, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+_ATTRIBUTION = "This was written with KARAKURI LM, developed by KARAKURI Inc."
+
+_CHAT_HELP = """\
+/attr verbosity=1 humor=3   turn dials from here on; /attr alone shows them
+/preset concise             take a preset: {presets}
+/system TEXT                set the system text; /system alone removes it
+/history                    show the conversation with the dials of each answer
+/reset                      forget the conversation
+/help                       this help
+/quit                       leave (also Ctrl-D); Ctrl-C stops an answer"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.DEBUG if options.verbose else logging.WARNING)
+    if not options.verbose:
+        warnings.filterwarnings("ignore", module=r"(?!karakuri_integrations).*")
+    try:
+        return int(options.run(options))
+    except InputError as error:
+        return _fail(error, WRONG_INPUT)
+    except KarakuriError as error:
+        return _fail(error, FAILED)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader left; Python would complain once more at exit
+        return OK
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"karakuri: {error}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="karakuri",
+        description="KARAKURI LM Chat with its nine steering dials.",
+        epilog="Exit codes: 0 answered, 1 the engine failed, 2 wrong input, 130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"karakuri {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    demo = commands.add_parser("demo", help="one question at different dials, through both frameworks")
+    chat = commands.add_parser("chat", help="talk; /attr verbosity=1 turns a dial while talking")
+    ask = commands.add_parser("ask", help="one question, one answer; reads standard input when no question is given")
+    for command, run in ((demo, _demo), (chat, _chat), (ask, _ask)):
+        command.set_defaults(run=run)
+        _model_options(command)
+    ask.add_argument("question", nargs="*", help="the question; standard input is put after it, or is the question")
+    ask.add_argument("--json", action="store_true", help="print one JSON object: text, attributes, usage, ...")
+    ask.add_argument("--show-prompt", action="store_true", help="print the exact prompt instead of asking")
+    for command in (chat, ask):
+        _call_options(command)
+    return parser
+
+
+def _model_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", help="a model id or folder; default: the embedded demonstration model")
+    command.add_argument("--template", help="the prompt template, where the model's name does not tell")
+    command.add_argument("--quantization", default="nf4", help="nf4 (default), fp4, int8, bf16, fp16, fp32, none")
+    command.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, balanced")
+    command.add_argument("--revision", help="a branch, tag or (safest) the full commit hash on the hub")
+    command.add_argument("--local-files-only", action="store_true", help="never contact the hub")
+    command.add_argument("-v", "--verbose", action="store_true", help="show logs and library warnings")
+    command.add_argument(
+        "-a",
+        "--attr",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"a dial, 0 to 4: {', '.join(NAMES)}",
+    )
+    command.add_argument("--preset", choices=sorted(PRESETS), help="a named setting; --attr goes on top")
+
+
+def _call_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--system", help="the system text")
+    command.add_argument("--temperature", type=float, default=0.0, help="0 (default) is greedy")
+    command.add_argument("--top-p", type=float, default=1.0)
+    command.add_argument("--seed", type=int, help="makes sampling repeatable")
+    command.add_argument("--max-tokens", type=int, help="default: the rest of the window")
+    command.add_argument("--stop", action="append", default=[], help="text at which the answer ends; repeatable")
+    command.add_argument("--timeout", type=float, help="seconds for one answer")
+    command.add_argument("--attribution", action="store_true", help="print the attribution line the licence asks for")
+
+
+def _read_attributes(pairs: Sequence[str], base: SteeringAttributes) -> SteeringAttributes:
+    """`verbosity=1` pairs on top of `base`."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise AttributeConfigError(f"write a dial as NAME=VALUE, such as verbosity=1; got {pair!r:.60}")
+        text = value.strip()
+        values[name.strip()] = int(text) if text.lstrip("-").isdecimal() and text.isascii() else text
+    return SteeringAttributes.overlay(base, values)
+
+
+def _attributes(options: argparse.Namespace) -> SteeringAttributes:
+    base = SteeringAttributes.preset(options.preset) if options.preset else SteeringAttributes()
+    return _read_attributes(options.attr, base)
+
+
+def _engine_fields(options: argparse.Namespace) -> EngineFields:
+    return EngineFields(
+        model=options.model,
+        template=options.template,
+        quantization=options.quantization,
+        device=options.device,
+        revision=options.revision,
+        local_files_only=options.local_files_only,
+    )
+
+
+def _provider(options: argparse.Namespace) -> Provider:
+    sampling = Sampling(
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+        max_tokens=options.max_tokens,
+        stop=tuple(options.stop),
+        timeout=options.timeout,
+    )
+    return Provider(_engine_fields(options), _attributes(options), sampling)
+
+
+def _ask(options: argparse.Namespace) -> int:
+    provider = _provider(options)
+    messages = _question(options, provider)
+    if options.show_prompt:
+        print(provider.render(messages, {}).text)
+        return OK
+    call = provider.prepare(messages, {})
+    if options.json:
+        reply = fold(call.stream())
+        print(json.dumps(_as_json(reply, call.metadata()), ensure_ascii=False))
+    else:
+        _print_stream(delta.text for delta in call.stream())
+    if options.attribution:
+        print(_ATTRIBUTION, file=sys.stderr if options.json else sys.stdout)
+    return OK
+
+
+def _question(options: argparse.Namespace, provider: Provider) -> list[Message]:
+    parts = [" ".join(options.question)] if options.question else []
+    if not sys.stdin.isatty() and (piped := sys.stdin.read()).strip():
+        parts.append(piped)
+    if not parts:
+        raise InputError('nothing was asked; write karakuri ask "..." or pipe text into it')
+    system = [Message("system", options.system)] if options.system is not None else []
+    return [*system, provider.user("\n\n".join(parts), {}, len(system))]
+
+
+def _as_json(reply: Reply, metadata: dict[str, Any]) -> dict[str, Any]:
+    usage = {
+        "input_tokens": reply.usage.input_tokens,
+        "output_tokens": reply.usage.output_tokens,
+        "total_tokens": reply.usage.total_tokens,
+    }
+    return {"text": reply.text, "finish_reason": reply.finish_reason, **metadata, "usage": usage}
+
+
+def _print_stream(texts: Iterator[str], out: TextIO | None = None) -> str:
+    """Print as it comes; returns the whole text."""
+    target = out or sys.stdout
+    whole = ""
+    for text in texts:
+        whole += text
+        print(text, end="", flush=True, file=target)
+    print(file=target)
+    return whole
+
+
+@dataclass
+class _Conversation:
+    """What `karakuri chat` remembers: the dials, the system text and the turns with the dials of each answer."""
+
+    provider: Provider
+    dials: SteeringAttributes
+    system: str | None = None
+    turns: list[tuple[str, str, SteeringAttributes | None]] = field(default_factory=list)
+
+    def messages(self, question: str) -> list[Message]:
+        start = [Message("system", self.system)] if self.system else []
+        past = [Message("user" if role == "user" else "assistant", text, used) for role, text, used in self.turns]
+        return [*start, *past, Message("user", question, None, len(start) + len(past))]
+
+    def answer(self, question: str) -> None:
+        """Print the answer; what Ctrl-C cut off is kept as far as it came."""
+        call = self.provider.prepare(self.messages(question), {"attributes": self.dials})
+        text, deltas = "", call.stream()
+        try:
+            for delta in deltas:
+                text += delta.text
+                print(delta.text, end="", flush=True)
+        except KeyboardInterrupt:
+            print(" [stopped]", end="")
+        finally:
+            deltas.close()  # type: ignore[attr-defined]
+            print()
+        if text:
+            self.turns += [("user", question, None), ("assistant", text, self.dials)]
+
+
+def _chat(options: argparse.Namespace) -> int:
+    provider = _provider(options)
+    talk = _Conversation(provider, provider.own_attributes, options.system)
+    if sys.stdin.isatty():
+        _line_editing()
+        print("Type a message; /help lists the commands, Ctrl-D leaves.")
+    while (line := _read_line()) is not None:
+        try:
+            if line.startswith("/") and not _command(talk, line):
+                break
+            if line and not line.startswith("/"):
+                talk.answer(line)
+        except KarakuriError as error:
+            print(f"karakuri: {error}", file=sys.stderr)
+    if options.attribution:
+        print(_ATTRIBUTION)
+    return OK
+
+
+def _line_editing() -> None:
+    try:
+        import readline  # noqa: F401  # arrow keys and history in input()
+    except ImportError:
+        return
+
+
+def _read_line() -> str | None:
+    """One line of input, stripped; None at its end. Ctrl-C clears the line."""
+    while True:
+        try:
+            return input("> " if sys.stdin.isatty() else "").strip()
+        except KeyboardInterrupt:
+            print()
+        except EOFError:
+            return None
+
+
+def _command(talk: _Conversation, line: str) -> bool:
+    """Carry out a /command; False ends the chat."""
+    name, _, rest = line[1:].partition(" ")
+    words = rest.split()
+    match name:
+        case "attr":
+            talk.dials = _read_attributes(words, talk.dials)
+            print(_dials(talk.dials))
+        case "preset":
+            talk.dials = SteeringAttributes.preset(rest.strip())
+            print(_dials(talk.dials))
+        case "system":
+            talk.system = rest.strip() or None
+            print("system text set" if talk.system else "no system text")
+        case "history":
+            for role, text, used in talk.turns:
+                print(f"{role}: {text}" + (f"\n  ({_dials(used)})" if used else ""))
+        case "reset":
+            talk.turns.clear()
+            print("forgotten")
+        case "help":
+            print(_CHAT_HELP.format(presets=", ".join(PRESETS)))
+        case "quit" | "exit":
+            return False
+        case _:
+            raise InputError(f"unknown command /{name[:20]}; /help lists them")
+    return True
+
+
+def _dials(attributes: SteeringAttributes) -> str:
+    return " ".join(f"{name}={value}" for name, value in attributes.items())
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from .showcase import show
+
+    show(_engine_fields(options), _attributes(options))
+    return OK

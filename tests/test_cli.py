@@ -1,0 +1,149 @@
+"""The command: arguments, output forms, exit codes, and the conversation of `karakuri chat`."""
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from karakuri_integrations import cli
+from karakuri_integrations.conversation import Piece, Prompt, Sampling, Usage
+from karakuri_integrations.engines import ScriptedEngine
+from karakuri_integrations.errors import NumericalError
+from karakuri_integrations.provider import EngineFields
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
+    scripted = ScriptedEngine(["最初の答え", "second", "third"])
+    monkeypatch.setattr(cli, "_engine_fields", lambda options: EngineFields(engine=scripted))
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    return scripted
+
+
+def test_ask_prints_the_answer(engine: ScriptedEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["ask", "富士山", "とは", "-a", "verbosity=1", "--preset", "playful"]) == 0
+    assert capsys.readouterr().out == "最初の答え\n"
+    assert "[INST] 富士山 とは [ATTR]" in engine.prompts[0]
+    assert "complexity: 1 verbosity: 1 quality: 4 toxicity: 0 humor: 4 creativity: 3" in engine.prompts[0]
+
+
+def test_ask_reads_standard_input_after_the_question(engine, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a document\n"))
+    assert cli.main(["ask", "Summarise:", "--system", "S", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["text"] == "最初の答え"
+    assert shown["finish_reason"] == "stop"
+    assert shown["attributes"]["verbosity"] == 4
+    assert shown["usage"]["output_tokens"] == 5
+    assert shown["model_name"] == engine.model
+    assert "<<SYS>>\nS\n<</SYS>>\n\nSummarise:\n\na document [ATTR]" in engine.prompts[0]
+
+
+def test_show_prompt_asks_nothing(engine, capsys) -> None:
+    assert cli.main(["ask", "hi", "--show-prompt"]) == 0
+    assert capsys.readouterr().out.startswith("<s>[INST] hi [ATTR] helpfulness: 4")
+    assert engine.prompts == []
+
+
+def test_attribution(engine, capsys) -> None:
+    assert cli.main(["ask", "hi", "--attribution"]) == 0
+    assert "KARAKURI LM, developed by KARAKURI Inc." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ask"], "nothing was asked"),
+        (["ask", "hi", "-a", "verbosity=9"], "verbosity must be an integer 0 to 4, got 9"),
+        (["ask", "hi", "-a", "verbosty=1"], "did you mean 'verbosity'"),
+        (["ask", "hi", "-a", "verbosity"], "NAME=VALUE"),
+        (["ask", "hi", "-a", "verbosity=high"], "verbosity must be an integer"),
+        (["ask", "hi", "--temperature", "-1"], "temperature"),
+        (["ask", "  "], "blank"),
+    ],
+)
+def test_wrong_input_is_exit_code_2(engine, capsys, arguments: list[str], message: str) -> None:
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+
+
+def test_an_unknown_model_is_exit_code_2(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    assert cli.main(["ask", "hi", "--model", "gpt-2", "--local-files-only"]) in (1, 2)
+    assert "karakuri:" in capsys.readouterr().err
+
+
+def test_an_engine_failure_is_exit_code_1(monkeypatch, capsys) -> None:
+    broken = ScriptedEngine([NumericalError("NaN in the logits")])
+    monkeypatch.setattr(cli, "_engine_fields", lambda options: EngineFields(engine=broken))
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    assert cli.main(["ask", "hi"]) == 1
+    assert "NaN in the logits" in capsys.readouterr().err
+
+
+def chat(monkeypatch, lines: str) -> int:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    return cli.main(["chat"])
+
+
+def test_chat_turns_dials_and_keeps_those_of_past_answers(engine, capsys, monkeypatch) -> None:
+    lines = "one\n/attr verbosity=1 humor=3\n/system Be kind.\ntwo\n/history\n/reset\nthree\n/quit\nnever\n"
+    assert chat(monkeypatch, lines) == 0
+    first, second, third = engine.prompts
+    assert "verbosity: 4" in first
+    assert second.startswith("<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\none [ATTR]")
+    past, now = second.split("最初の答え")
+    assert "verbosity: 4" in past and "verbosity: 1" in now and "humor: 3" in now
+    assert "最初" not in third
+    out = capsys.readouterr().out
+    assert "verbosity=1" in out and "assistant: second" in out
+
+
+def test_chat_goes_on_after_a_mistake(engine, capsys, monkeypatch) -> None:
+    assert chat(monkeypatch, "/attr verbosity=9\n/nothing\n/preset consise\n/attr\n/help\nhello\n") == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("karakuri:") == 3
+    assert "最初の答え" in captured.out
+    assert "/reset" in captured.out
+
+
+class Interrupted(ScriptedEngine):
+    """Ctrl-C arrives after two characters of the first answer."""
+
+    closed = False
+
+    def stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[Piece]:
+        self.prompts.append(prompt.text)
+        try:
+            yield Piece("ab", Usage(1, 1))
+            if len(self.prompts) == 1:
+                raise KeyboardInterrupt
+            yield Piece("", Usage(1, 1), "stop")
+        finally:
+            self.closed = True
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(monkeypatch, capsys) -> None:
+    engine = Interrupted([])
+    monkeypatch.setattr(cli, "_engine_fields", lambda options: EngineFields(engine=engine))
+    assert chat(monkeypatch, "one\ntwo\n") == 0
+    assert "ab [stopped]" in capsys.readouterr().out
+    assert engine.closed
+    assert "[/INST] ab </s><s>[INST] two" in engine.prompts[1]
+
+
+def test_ctrl_c_while_asking_is_130(monkeypatch, capsys) -> None:
+    engine = Interrupted([])
+    monkeypatch.setattr(cli, "_engine_fields", lambda options: EngineFields(engine=engine))
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    assert cli.main(["ask", "one"]) == 130
