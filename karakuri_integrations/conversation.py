@@ -141,7 +141,8 @@ class Prompt:
 
     `attributes` are the values of the turn being answered. `escaped` counts the literals that were escaped in data.
     `literals` are the texts that stand escaped in it and are un-escaped in the reply. `strip_reply`: the family's
-    template strips replies, so the reply is given without the white space around it.
+    template strips replies, so the reply is given without the white space around it. `raw`: the caller wrote it out,
+    so `attributes` say nothing about it.
     """
 
     segments: tuple[Segment, ...]
@@ -149,6 +150,7 @@ class Prompt:
     escaped: int = 0
     literals: tuple[str, ...] = ()
     strip_reply: bool = True
+    raw: bool = False
 
     @property
     def text(self) -> str:

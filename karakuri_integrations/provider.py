@@ -19,7 +19,7 @@ from .attributes import AttributeLike, AttributePolicy, SteeringAttributes, carr
 from .conversation import Delta, Message, Prompt, Request, Sampling
 from .errors import AttributeConfigError, ContextOverflowError, OptionError, UnsupportedError
 from .generation import Engine, astream, stream
-from .templates import TemplateTokens, render
+from .templates import TemplateTokens, parse_raw, render
 
 __all__ = ["CALL_OPTIONS", "SAMPLING_FIELDS", "Call", "EngineFields", "OverflowPolicy", "Provider", "open_engine"]
 
@@ -124,7 +124,9 @@ class Call:
 
     def metadata(self) -> dict[str, Any]:
         """What a reply reports beside finish reason and usage: plain JSON values."""
-        shown: dict[str, Any] = {"model_name": self.engine.model, "attributes": dict(self.prompt.attributes)}
+        shown: dict[str, Any] = {"model_name": self.engine.model}
+        if not self.prompt.raw:
+            shown["attributes"] = dict(self.prompt.attributes)
         if self.prompt.escaped:
             shown["karakuri_escaped"] = self.prompt.escaped
         if self.dropped:
@@ -206,13 +208,28 @@ class Provider:
 
     def prepare(self, messages: Sequence[Message], options: Mapping[str, Any]) -> Call:
         """Everything before the engine; `options` as from `check_options`. Pure unless an overflow policy counts."""
-        engine = self.engine(options.get("model"))
-        sampling = self.merged(options)
-        if self.fields.engine is None and self.fields.model is None and options.get("model") is None:
-            _demo_notice()
+        engine, sampling = self._open(options), self.merged(options)
         if self.overflow == "error":
             return Call(engine, self.render(messages, options), sampling)
         return self._fitted(engine, messages, options, sampling)
+
+    def prepare_raw(self, text: str, options: Mapping[str, Any]) -> Call:
+        """As `prepare`, for a prompt that the caller has written out in full; see `templates.parse_raw`.
+
+        Raises:
+            OptionError: attributes, which a finished prompt already holds.
+        """
+        if options.get("attributes") is not None:
+            raise OptionError(
+                "attributes= cannot change a formatted prompt; write them into it or pass formatted=False"
+            )
+        engine = self._open(options)
+        return Call(engine, parse_raw(text, engine.family), self.merged(options))
+
+    def _open(self, options: Mapping[str, Any]) -> Engine:
+        if self.fields.engine is None and self.fields.model is None and options.get("model") is None:
+            _demo_notice()
+        return self.engine(options.get("model"))
 
     async def aprepare(self, messages: Sequence[Message], options: Mapping[str, Any]) -> Call:
         """As `prepare`; what counts tokens runs in a thread, so the event loop never blocks."""

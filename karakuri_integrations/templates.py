@@ -28,6 +28,7 @@ data follow `template_tokens`: "escape" (reversible), "reject" (TemplateInjectio
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -45,6 +46,7 @@ __all__ = [
     "family_of_checkpoint",
     "family_of_model",
     "family_of_template",
+    "parse_raw",
     "render",
 ]
 
@@ -97,6 +99,12 @@ class Family:
     @property
     def reply_stripped(self) -> bool:
         return "assistant" in self.stripped
+
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        """The control tokens of this family's prompts."""
+        parts = (*self.start, *self.system, *self.user, *self.assistant, *self.reply)
+        return tuple(dict.fromkeys((_BOS, _EOS, *(part for part in parts if isinstance(part, Control)))))
 
 
 _LLAMA_SYSTEM: Final = ("<<SYS>>\n", _TEXT, "\n<</SYS>>\n\n")
@@ -389,3 +397,17 @@ def render(
         literals=family.literals if template_tokens == "escape" else (),
         strip_reply=family.reply_stripped,
     )
+
+
+def parse_raw(text: str, family: Family) -> Prompt:
+    """A prompt that the caller has written out in full, as `Prompt.text` shows one: its control tokens are honoured.
+
+    Whatever stands in the text counts as structure, so text from others must never get here. Nothing is added or
+    escaped; the prompt has no attributes that we know of.
+    """
+    tokens = {control.token: control for control in family.controls}
+    parts = re.split(f"({'|'.join(map(re.escape, tokens))})", text)
+    segments = tuple(tokens.get(part, part) for part in parts if part)
+    if not any(isinstance(part, str) and part.strip() for part in segments):
+        raise MessageError("the formatted prompt is blank; give it text")
+    return Prompt(segments, strip_reply=family.reply_stripped, raw=True)

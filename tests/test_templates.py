@@ -14,6 +14,7 @@ from karakuri_integrations.templates import (
     family_of_checkpoint,
     family_of_model,
     family_of_template,
+    parse_raw,
     render,
 )
 
@@ -164,3 +165,18 @@ def test_families_are_found_by_id_checkpoint_and_name() -> None:
     assert family_of_template("karakuri-ai/karakuri-lm-70b-chat-v0.1") is CHAT
     with pytest.raises(UnknownModelError, match="karakuri-lm-8x7b-chat-v0.1"):
         family_of_template("karakuri")
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=[f"{c['model']}-{i}" for i, c in enumerate(GOLDEN)])
+def test_a_raw_prompt_has_the_segments_of_the_rendered_one(case: dict) -> None:
+    family = FAMILIES[case["model"]]
+    raw = parse_raw(case["prompt"], family)
+    assert raw.text == case["prompt"]
+    assert raw.raw
+    assert {s.token for s in raw.segments if isinstance(s, Control)} <= {c.token for c in family.controls}
+    assert not any(isinstance(s, str) and "<s>" in s for s in raw.segments)
+
+
+def test_a_blank_raw_prompt_is_refused() -> None:
+    with pytest.raises(MessageError, match="blank"):
+        parse_raw("<s> ", CHAT)
