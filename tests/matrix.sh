@@ -9,7 +9,7 @@ mkdir -p "$work"
 
 install() { "$@" >"$work/pip.log" 2>&1 || { tail -n 3 "$work/pip.log"; return 1; }; }
 
-for version in 1.6.5 1.8.2; do
+for version in 1.6.0 1.8.2; do
   target=$work/langchain-core-$version
   if [ ! -d "$target" ]; then
     # Without its dependencies: 1.8 pins a certifi that not every index has; the prepared environment has the rest.

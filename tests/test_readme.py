@@ -1,0 +1,32 @@
+"""The README's and the cookbook's code runs, on the embedded model."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+_BLOCK = re.compile(r"(<!-- not run: [^\n]*-->\n)?```python\n(.*?)```", re.DOTALL)
+
+pytest.importorskip("torch", reason="the embedded model needs the extra `local`")
+pytest.importorskip("langchain_core")
+pytest.importorskip("llama_index.core")
+
+
+def test_the_readmes_code_runs_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = _BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    run = [code for skipped, code in blocks if not skipped]
+    assert len(run) >= 5
+    namespace: dict[str, object] = {}
+    for code in run:
+        exec(compile(code, "README.md", "exec"), namespace)  # the README's own code
+    shown = capsys.readouterr().out
+    assert "はい、承知しました。" in shown
+    assert "[ATTR] helpfulness: 4" in shown
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "cookbook").glob("*.py")), ids=lambda path: path.stem)
+def test_recipe(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(recipe), run_name="__main__")
+    assert len(capsys.readouterr().out) > 40
