@@ -4,6 +4,7 @@ The documents are made up, so a right answer can only come from them. The toy em
 recipe self-contained; put your embedding model in its place.
 """
 
+import itertools
 import math
 import zlib
 
@@ -36,7 +37,7 @@ class CharacterPairs(Embeddings):
 
     def embed_query(self, text: str) -> list[float]:
         vector = [0.0] * 512
-        for pair in zip(text, text[1:], strict=False):
+        for pair in itertools.pairwise(text):
             vector[zlib.crc32("".join(pair).encode()) % len(vector)] += 1.0
         length = math.sqrt(sum(x * x for x in vector)) or 1.0
         return [x / length for x in vector]

@@ -4,13 +4,13 @@ The documents are made up, so a right answer can only come from them. The toy em
 recipe self-contained; put your embedding model in its place.
 """
 
+import itertools
 import math
 import zlib
 
+from karakuri_integrations.llama_index import KarakuriLLM
 from llama_index.core import Document, PromptTemplate, Settings, VectorStoreIndex
 from llama_index.core.base.embeddings.base import BaseEmbedding
-
-from karakuri_integrations.llama_index import KarakuriLLM
 
 MODEL = None  # the embedded model; the real one: "karakuri-ai/karakuri-lm-70b-chat-v0.1"
 
@@ -36,7 +36,7 @@ class CharacterPairs(BaseEmbedding):
 
     def _get_text_embedding(self, text: str) -> list[float]:
         vector = [0.0] * 512
-        for pair in zip(text, text[1:], strict=False):
+        for pair in itertools.pairwise(text):
             vector[zlib.crc32("".join(pair).encode()) % len(vector)] += 1.0
         length = math.sqrt(sum(x * x for x in vector)) or 1.0
         return [x / length for x in vector]
