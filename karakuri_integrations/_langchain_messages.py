@@ -1,0 +1,206 @@
+"""LangChain messages to `Message` values, and replies to LangChain messages. Pure: no file is opened and no address is contacted.
+
+Content is joined by LangChain's own accessor (`message.text`, parts joined by nothing). Blocks that hold a model's
+private reasoning are left out, as LangChain's accessor does; every other block that is not text is a MessageError.
+`name`, `id` and foreign keys of `additional_kwargs` are never written into the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+    convert_to_messages,
+)
+from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.prompt_values import ChatPromptValue, PromptValue, StringPromptValue
+
+from .conversation import Delta, Message, Role, Usage
+from .errors import MessageError, UnsupportedError
+from .generation import fold
+from .provider import Call, Provider
+
+__all__ = ["PROVIDER", "to_chunk", "to_prompt_value", "to_result", "to_values"]
+
+#: What traces call us; LangChain compares `model_provider` of a reply with it.
+PROVIDER: Final = "karakuri"
+
+_ROLES: Final[Mapping[str, Role]] = {
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "ai": "assistant",
+    "system": "system",
+    "developer": "system",
+}
+
+#: A model's own thoughts: not said to anyone, so not part of the conversation.
+_PRIVATE_BLOCKS: Final = frozenset({"reasoning", "reasoning_content", "thinking", "redacted_thinking"})
+_TOOL_BLOCKS: Final = frozenset({"tool_use", "tool_call", "function_call", "tool_result", "invalid_tool_call"})
+
+
+def to_prompt_value(given: object) -> PromptValue:
+    """What LangChain users pass to `invoke`: text, a prompt value, or a list of messages, dicts, tuples and texts.
+
+    Raises:
+        MessageError: something else, or an entry that is no message; with its index and without its content.
+    """
+    if isinstance(given, PromptValue):
+        return given
+    if isinstance(given, str):
+        return StringPromptValue(text=given)
+    if isinstance(given, Sequence) and not isinstance(given, bytes | bytearray):
+        return ChatPromptValue(messages=[_message(one, place) for place, one in enumerate(given)])
+    raise MessageError(f"the input must be text, a prompt value or a list of messages, got a {type(given).__name__}")
+
+
+def _message(given: Any, index: int) -> BaseMessage:
+    if isinstance(given, BaseMessage):
+        return given
+    if isinstance(given, Mapping):
+        _check(given.get("role", given.get("type")), given.get("content", ""), bool(given.get("tool_calls")), index)
+    elif isinstance(given, tuple | list) and len(given) == 2:
+        _check(given[0], given[1], False, index)
+    try:
+        return convert_to_messages([given])[0]
+    except Exception as error:  # noqa: BLE001
+        # langchain-core's messages quote the content, which may be private: only the kind of error is kept.
+        raise MessageError(
+            f"message {index}: a {type(given).__name__} that is not a message ({type(error).__name__}); use a message "
+            'object, {"role": "user", "content": "..."} or ("user", "...")',
+            index,
+        ) from None
+
+
+def _check(role: object, content: object, has_calls: bool, index: int) -> None:
+    """Name what is wrong; langchain-core would turn some of it into empty text without a word."""
+    if isinstance(role, str) and role not in _ROLES and role not in ("tool", "function", "constructor"):
+        raise _unknown_role(role, index)
+    if not isinstance(content, str | list) and not has_calls:
+        raise _bad_content(content, index)
+
+
+def to_values(messages: Iterable[BaseMessage], provider: Provider) -> list[Message]:
+    """The messages as values; attributes are read where they stand, after the model's policy.
+
+    Raises:
+        MessageError: an unknown role, or content that is not text; names the index and the type.
+        UnsupportedError: tool calls and tool results.
+        AttributeConfigError: attributes of a message that are not valid or not allowed.
+    """
+    return [_value(message, place, provider) for place, message in enumerate(messages)]
+
+
+def _value(message: BaseMessage, index: int, provider: Provider) -> Message:
+    role = _role(message, index)
+    text = _text(message, index)
+    extra = message.additional_kwargs
+    if role == "user":
+        return provider.user(text, extra, index)
+    if role == "system":
+        return provider.system(text, extra, index)
+    return provider.assistant(text, message.response_metadata.get("attributes"), index, extra)
+
+
+def _role(message: BaseMessage, index: int) -> Role:
+    if isinstance(message, ToolMessage | FunctionMessage):
+        raise _no_tools(f"message {index} is a {message.type} message")
+    if isinstance(message, AIMessage):
+        calls = message.tool_calls or message.invalid_tool_calls
+        if calls or message.additional_kwargs.get("tool_calls") or message.additional_kwargs.get("function_call"):
+            raise _no_tools(f"message {index} carries tool calls")
+        return "assistant"
+    if isinstance(message, HumanMessage):
+        return "user"
+    if isinstance(message, SystemMessage):
+        return "system"
+    name = message.role if isinstance(message, ChatMessage) else message.type
+    if name not in _ROLES:
+        raise _unknown_role(name, index)
+    return _ROLES[name]
+
+
+def _text(message: BaseMessage, index: int) -> str:
+    content: object = message.content
+    if isinstance(content, list):
+        for block in content:
+            _check_block(block, index)
+    elif not isinstance(content, str):
+        raise _bad_content(content, index)
+    return str(message.text)
+
+
+def _check_block(block: object, index: int) -> None:
+    if isinstance(block, str):
+        return
+    if not isinstance(block, Mapping):
+        raise MessageError(
+            f"message {index}: a content block must be text or a dict, got {type(block).__name__}", index
+        )
+    kind = block.get("type")
+    if kind in _TOOL_BLOCKS:
+        raise _no_tools(f"message {index} holds a {kind} block")
+    if kind == "text" and not isinstance(block.get("text"), str):
+        raise MessageError(f"message {index}: a text block whose text is a {type(block.get('text')).__name__}", index)
+    if kind != "text" and kind not in _PRIVATE_BLOCKS:
+        shown = f"{kind[:40]!r}" if isinstance(kind, str) else "without a type"
+        raise MessageError(f"message {index}: a content block {shown}; KARAKURI LM reads text only", index)
+
+
+def _unknown_role(role: str, index: int) -> MessageError:
+    return MessageError(f"message {index}: unknown role {role[:40]!r}; the roles are {', '.join(_ROLES)}", index)
+
+
+def _bad_content(content: object, index: int) -> MessageError:
+    return MessageError(f"message {index}: content must be text or a list, got {type(content).__name__}", index)
+
+
+def _no_tools(what: str) -> UnsupportedError:
+    return UnsupportedError(f"{what}: this version has no tools for KARAKURI models; leave tool messages out")
+
+
+def _usage(usage: Usage) -> UsageMetadata:
+    counted = UsageMetadata(
+        input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, total_tokens=usage.total_tokens
+    )
+    if usage.cache_read:
+        counted["input_token_details"] = InputTokenDetails(cache_read=usage.cache_read)
+    return counted
+
+
+def _metadata(call: Call, finish_reason: str) -> dict[str, Any]:
+    return {**call.metadata(), "model_provider": PROVIDER, "finish_reason": finish_reason}
+
+
+def to_result(deltas: Sequence[Delta], call: Call) -> ChatResult:
+    """The whole reply, folded."""
+    reply = fold(deltas)
+    message = AIMessage(
+        content=reply.text,
+        usage_metadata=_usage(reply.usage),
+        response_metadata=_metadata(call, reply.finish_reason),
+    )
+    return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+def to_chunk(delta: Delta, call: Call) -> ChatGenerationChunk:
+    """One piece of a stream; usage and metadata stand on the last, once (LangChain would add them up)."""
+    if delta.finish_reason is None:
+        return ChatGenerationChunk(message=AIMessageChunk(content=delta.text))
+    message = AIMessageChunk(
+        content=delta.text,
+        usage_metadata=_usage(delta.usage or Usage()),
+        response_metadata=_metadata(call, delta.finish_reason),
+        chunk_position="last",
+    )
+    return ChatGenerationChunk(message=message)

@@ -1,0 +1,528 @@
+"""ChatKarakuri: LangChain's chat model interface over a Provider.
+
+Knows LangChain's hooks, fields, metadata and cache keys. Messages become values in `_langchain_messages`, errors become
+langchain-core's in `_langchain_errors`; which engine answers, attributes and prompts are the Provider's (`provider`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, closing
+from typing import Any, Self, cast
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LangSmithParams, LanguageModelInput
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.language_models.model_profile import ModelProfile
+from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import RunnableConfig
+from langchain_core.utils import secret_from_env
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from typing_extensions import override
+
+from . import __version__
+from ._langchain_errors import core_errors
+from ._langchain_messages import PROVIDER, to_chunk, to_prompt_value, to_result, to_values
+from .attributes import AttributeLike, AttributePolicy, SteeringAttributes
+from .conversation import Sampling
+from .errors import AttributeConfigError, OptionError
+from .provider import SAMPLING_FIELDS, EngineFields, Provider, check_options, unknown_option
+
+__all__ = ["ChatKarakuri"]
+
+#: Other names that LangChain's users know these fields by.
+_ALIASES = {"model_name": "model", "request_timeout": "timeout", "stop_sequences": "stop"}
+
+_ENGINE_FIELDS = tuple(EngineFields.__dataclass_fields__)
+
+
+class ChatKarakuri(BaseChatModel):
+    """KARAKURI LM Chat with its nine steering dials, as a LangChain chat model.
+
+    Setup:
+        ```bash
+        pip install "karakuri-integrations[langchain,local]"
+        ```
+
+        No key and no network are needed: `ChatKarakuri()` runs a small demo model that ships with the package. For real
+        use name a KARAKURI model; it is loaded in 4 bits on the first call, once per process.
+
+    Key init args: completion params:
+        attributes: SteeringAttributes | Mapping[str, int] | None
+            The dials, integers 0 to 4: helpfulness, correctness, coherence, complexity, verbosity, quality (4 when not
+            named), toxicity, humor, creativity (0 when not named).
+        temperature: float
+            0.0 (the default) is greedy; otherwise above 0.
+        top_p: float
+            Above 0, at most 1 (the default: off).
+        top_k: int
+            0 is off (the default).
+        min_p: float
+            0 to 1; 0 is off (the default).
+        repetition_penalty: float
+            Above 0; 1 is off (the default).
+        max_tokens: int | None
+            Tokens of the reply, at least 1; None (the default) is the rest of the context window.
+        stop: str | list[str] | None
+            Texts at which the reply ends; they are not part of it. A call's `stop` replaces them. Also
+            `stop_sequences`.
+        seed: int | None
+            At least 0; None (the default) draws a fresh one when temperature is above 0.
+        timeout: float | None
+            Seconds for one whole call. Also `request_timeout`.
+
+        Each of these can also be set per call, as in
+        `llm.invoke(messages, attributes={"verbosity": 1}, max_tokens=50)`; `bind` and `configurable_fields` work too.
+
+    Key init args: model and policy params:
+        model: str | None
+            A KARAKURI model id or a local folder; None is the embedded demo model. Also `model_name`.
+        engine: Engine | None
+            An engine of your own, such as `ScriptedEngine`, in place of `model`. A model with an engine cannot be
+            loaded from LangChain's serialised form (`langchain_core.load.load` says so).
+        template: str | None
+            The prompt family, where the model's id does not tell.
+        quantization, device, revision, cache_dir, local_files_only, context_window
+            How a local model is loaded; see `LocalEngine`. `context_window` is in tokens.
+        template_tokens: "escape" | "reject" | "allow"
+            What happens to texts such as `[INST]` in messages; the default escapes them reversibly.
+        message_attributes: "allow" | "clamp" | "ignore" | "error"
+            What attributes on single messages may do; they can come from untrusted clients.
+        attribute_bounds: Mapping[str, tuple[int, int]] | None
+            Lowest and highest value per dial for attributes on messages, such as `{"toxicity": (0, 1)}`.
+        overflow: "error" | "drop_oldest_turns"
+            What happens to a conversation that does not fit the window. Dropped messages are listed (by index) in
+            `response_metadata["dropped_messages"]`.
+        api_key, max_retries
+            For remote transports only, which this version does not have. api_key is read from `KARAKURI_API_KEY`.
+        base_url
+            An UnsupportedError in this version.
+
+    Instantiate:
+        ```python
+        from karakuri_integrations.langchain import ChatKarakuri
+
+        llm = ChatKarakuri(attributes={"verbosity": 1}, max_tokens=200)
+        ```
+
+    Invoke:
+        ```python
+        llm.invoke([("system", "You are a travel guide."), ("user", "What should I see in Kyoto?")])
+        ```
+
+    Stream:
+        ```python
+        for chunk in llm.stream("What should I see in Kyoto?"):
+            print(chunk.text, end="", flush=True)
+        ```
+
+    Async:
+        ```python
+        await llm.ainvoke("What should I see in Kyoto?")
+
+        async for chunk in llm.astream("What should I see in Kyoto?"):
+            print(chunk.text, end="", flush=True)
+        ```
+
+        Natively async: no thread is used per call, and cancelling the task stops the model.
+
+    Token usage:
+        ```python
+        llm.invoke("Hello").usage_metadata  # {"input_tokens": 58, "output_tokens": 12, "total_tokens": 70}
+        llm.get_num_tokens_from_messages([HumanMessage("Hello")])  # of the real prompt, dials included
+        ```
+
+        Counts are exact. In a stream they stand on the last chunk.
+
+    Response metadata:
+        ```python
+        llm.invoke("Hello").response_metadata
+        # {"model_name": ..., "model_provider": "karakuri", "finish_reason": "stop",
+        #  "attributes": {"helpfulness": 4, "correctness": 4, ...}}
+        ```
+
+        finish_reason is "stop" or "length". `karakuri_escaped` counts template tokens that were escaped in messages,
+        when there were any. In a stream the metadata stands on the last chunk.
+
+    Steering:
+        ```python
+        llm = ChatKarakuri(attributes={"verbosity": 1})  # every turn
+        llm.invoke(messages, attributes={"humor": 3})  # this call: a mapping changes the dials it names
+        llm.invoke([HumanMessage("Why?", additional_kwargs={"attributes": {"complexity": 0}})])  # this turn
+        llm.render_prompt(messages)  # the exact prompt; nothing is loaded
+        ```
+
+        A message's own values win over the call's, these over the constructor's. A SteeringAttributes object sets all
+        nine dials. Past replies keep the values they were answered with (their `response_metadata["attributes"]`), so a
+        conversation is never re-steered. A message's `name` is not rendered.
+
+    Raises:
+        OptionError: an unknown or out-of-range field or call option.
+        AttributeConfigError: an unknown dial or a value that is not an integer 0 to 4.
+        MessageError: a conversation that cannot be rendered; `.index` says where.
+        UnknownModelError: no prompt family is known for the model.
+        UnsupportedError: tools, structured output, base_url.
+        ContextOverflowError: the prompt, or the prompt and max_tokens, exceed the window.
+        EngineError: loading or generating failed; `.partial_text` holds what had arrived.
+
+        All are in `karakuri_integrations.errors` and are langchain-core's `ModelError`s as well.
+    """
+
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True, protected_namespaces=()
+    )
+
+    model: str | None = None
+    engine: Any = None
+    base_url: str | None = None
+    api_key: SecretStr | None = Field(default_factory=secret_from_env("KARAKURI_API_KEY", default=None))
+    max_retries: int = 2
+    timeout: float | None = None
+    attributes: dict[str, int] | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    max_tokens: int | None = None
+    stop: list[str] | None = None
+    seed: int | None = None
+    # None, not False: copies made by configurable_fields set every field, and langchain-core reads a False that was set
+    # as "never stream".
+    streaming: bool | None = None
+    context_window: int | None = None
+    template: str | None = None
+    template_tokens: str = "escape"
+    message_attributes: str = "allow"
+    attribute_bounds: dict[str, tuple[int, int]] | None = None
+    overflow: str = "error"
+    quantization: str = "nf4"
+    device: str = "auto"
+    revision: str | None = None
+    cache_dir: str | None = None
+    local_files_only: bool = False
+
+    _open: AsyncExitStack | None = PrivateAttr(default=None)
+
+    def __init__(self, **fields: Any) -> None:
+        with core_errors():
+            values = _checked(fields, type(self).model_fields)
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise OptionError(_first(error)) from None
+            self._provider().engine()
+
+    @model_validator(mode="after")
+    def _set_karakuri_version(self) -> Self:
+        self._add_version("karakuri-integrations", __version__)
+        return self
+
+    # --- one call ---
+
+    def _provider(self) -> Provider:
+        return Provider(
+            EngineFields(**{name: getattr(self, name) for name in _ENGINE_FIELDS}),
+            self.attributes,
+            Sampling(**{name: _sampling_value(name, getattr(self, name)) for name in SAMPLING_FIELDS}),
+            AttributePolicy(cast("Any", self.message_attributes), self.attribute_bounds),
+            cast("Any", self.template_tokens),
+            cast("Any", self.overflow),
+        )
+
+    @override
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with core_errors():
+            provider = self._provider()
+            call = provider.prepare(to_values(messages, provider), _options(stop, kwargs))
+            with closing(cast("Any", call.stream())) as deltas:
+                return to_result(list(deltas), call)
+
+    @override
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with core_errors():
+            provider = self._provider()
+            call = await provider.aprepare(to_values(messages, provider), _options(stop, kwargs))
+            async with aclosing(cast("Any", call.astream())) as deltas:
+                return to_result([delta async for delta in deltas], call)
+
+    @override
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        with core_errors():
+            provider = self._provider()
+            call = provider.prepare(to_values(messages, provider), _options(stop, kwargs))
+            with closing(cast("Any", call.stream())) as deltas:
+                for delta in deltas:
+                    yield to_chunk(delta, call)
+
+    @override
+    def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        chunks = self._achunks(messages, stop, kwargs)
+        if self._open is not None:
+            self._open.push_async_callback(chunks.aclose)
+        return chunks
+
+    async def _achunks(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
+    ) -> AsyncGenerator[ChatGenerationChunk, None]:
+        with core_errors():
+            provider = self._provider()
+            call = await provider.aprepare(to_values(messages, provider), _options(stop, kwargs))
+            async with aclosing(cast("Any", call.astream())) as deltas:
+                async for delta in deltas:
+                    yield to_chunk(delta, call)
+
+    @override
+    async def astream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        # langchain-core leaves `_astream` to the garbage collector when its own stream is closed; a copy of this model,
+        # which belongs to this one stream, hands it over, so that closing the stream has closed the engine's.
+        async with AsyncExitStack() as stack:
+            own = self.model_copy()
+            own._open = stack
+            chunks = super(ChatKarakuri, own).astream(input, config, stop=stop, **kwargs)
+            async with aclosing(cast("Any", chunks)) as closable:
+                try:
+                    async for chunk in closable:
+                        yield chunk
+                finally:
+                    await stack.aclose()
+
+    # --- prompts and tokens ---
+
+    @override
+    def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
+        with core_errors():
+            return to_prompt_value(model_input)
+
+    def render_prompt(
+        self,
+        messages: LanguageModelInput,
+        attributes: AttributeLike | None = None,
+        tools: Sequence[Any] | None = None,
+    ) -> str:
+        """The exact prompt text of a call, leading `<s>` included; no weights are loaded.
+
+        Args:
+            messages: what `invoke` takes.
+            attributes: the call's attributes.
+            tools: not part of this version.
+
+        Raises:
+            MessageError, AttributeConfigError, UnsupportedError: as a call would.
+        """
+        with core_errors():
+            options = check_options({"attributes": attributes, "tools": tools})
+            provider = self._provider()
+            return provider.render(to_values(to_prompt_value(messages).to_messages(), provider), options).text
+
+    @override
+    def get_num_tokens_from_messages(self, messages: Sequence[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """Tokens of the real prompt of these messages, dials and `<s>` included; loads a tokenizer at most.
+
+        A part of a conversation is counted too, as `trim_messages` needs it: one that ends with a reply, or has only
+        system messages, is counted as if an empty user turn followed; an empty list is 0.
+        """
+        with core_errors():
+            options = check_options({"tools": tools})
+            provider = self._provider()
+            return provider.count_tokens(to_values(to_prompt_value(messages).to_messages(), provider), options)
+
+    @override
+    def get_token_ids(self, text: str) -> list[int]:
+        """Ids of plain text in the model's own tokenizer, without `<s>`; loads a tokenizer at most."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        with core_errors():
+            return self._provider().engine().token_ids(text)
+
+    def close(self) -> None:
+        """Free the loaded model, for everyone who shares it; the next call loads it again."""
+        with core_errors():
+            self._provider().engine().close()
+
+    # --- what LangChain reports, caches and stores ---
+
+    @property
+    @override
+    def _llm_type(self) -> str:
+        return "karakuri-chat"
+
+    @property
+    @override
+    def _identifying_params(self) -> dict[str, Any]:
+        """Everything that can change a reply; no secret and no message."""
+        engine = self._provider().engine()
+        return {
+            "model": engine.model,
+            "engine": type(engine).__name__,
+            "attributes": dict(SteeringAttributes.overlay(self.attributes)),
+            **{name: getattr(self, name) for name in (*SAMPLING_FIELDS, *_OUTPUT_FIELDS)},
+        }
+
+    @override
+    def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+        params = super()._get_invocation_params(stop=stop, **kwargs)
+        params["stop"] = self.stop if stop is None else stop
+        if kwargs.get("attributes") is not None:
+            params["attributes"] = _shown(self.attributes, kwargs["attributes"])
+        return params
+
+    @override
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        # langchain-core's key is the serialised model, taken once: it leaves out engines (they are no JSON) and does
+        # not see a field that was set later.
+        params = self._get_invocation_params(stop=stop, **kwargs)
+        return str(sorted({**params, "source": self.model}.items()))
+
+    @override
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=self.stop if stop is None else stop, **kwargs)
+        params["ls_provider"] = PROVIDER
+        if not isinstance(kwargs.get("model"), str):
+            params["ls_model_name"] = self._provider().engine().model
+        return params
+
+    @override
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        engine = self._provider().engine()
+        texts = {f"{kind}_{way}": kind == "text" for kind in _KINDS for way in ("inputs", "outputs")}
+        profile = {
+            "name": engine.model,
+            "open_weights": True,
+            "max_input_tokens": engine.context_window,
+            "max_output_tokens": engine.context_window,
+            **texts,
+            **dict.fromkeys(_NOT_YET, False),
+            "temperature": True,
+        }
+        known = ModelProfile.__annotations__  # older versions of langchain-core know fewer and warn about the others
+        return cast("ModelProfile", {name: value for name, value in profile.items() if name in known})
+
+    @classmethod
+    @override
+    def is_lc_serializable(cls) -> bool:
+        return True
+
+    @property
+    @override
+    def lc_secrets(self) -> dict[str, str]:
+        return {"api_key": "KARAKURI_API_KEY"}
+
+
+#: Fields beside the sampling that can change a reply.
+_OUTPUT_FIELDS = (
+    "context_window",
+    "template",
+    "template_tokens",
+    "message_attributes",
+    "attribute_bounds",
+    "overflow",
+    "quantization",
+    "device",
+    "revision",
+)
+
+_KINDS = ("text", "image", "audio", "video")
+
+#: What the profile denies: the models cannot do it, or this version cannot.
+_NOT_YET = (
+    "image_url_inputs",
+    "pdf_inputs",
+    "image_tool_message",
+    "pdf_tool_message",
+    "reasoning_output",
+    "tool_calling",
+    "tool_choice",
+    "tool_call_streaming",
+    "structured_output",
+    "mid_conversation_system_messages",
+    "mid_conversation_tools",
+    "attachment",
+)
+
+
+def _checked(fields: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> dict[str, Any]:
+    """The constructor's fields by their own names, checked by our rules before pydantic's, so that our errors show."""
+    values = {name: value for name, value in _named(fields, known).items() if not _is_unset(known[name], value)}
+    sampling = Sampling(**{name: values[name] for name in SAMPLING_FIELDS if values.get(name) is not None})
+    if values.get("stop") is not None:
+        values["stop"] = list(sampling.stop)
+    if values.get("attributes") is not None:
+        values["attributes"] = dict(SteeringAttributes.overlay(values["attributes"]))
+    policy = AttributePolicy(values.get("message_attributes", "allow"), values.get("attribute_bounds"))
+    if policy.bounds is not None:
+        values["attribute_bounds"] = dict(policy.bounds)
+    return values
+
+
+def _named(fields: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in fields.items():
+        own = _ALIASES.get(name, name)
+        if own not in known:
+            raise OptionError(unknown_option(name, (*known, *_ALIASES)))
+        if own in values:
+            raise OptionError(f"{name}= is another name of {own}=; give one of them")
+        values[own] = value
+    return values
+
+
+def _is_unset(field: FieldInfo, value: object) -> bool:
+    """None for a field that has a real default means: the default."""
+    return value is None and field.default is not None and field.default_factory is None
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'fields'}: {first['msg']}"
+
+
+def _sampling_value(name: str, value: Any) -> Any:
+    return () if name == "stop" and value is None else value
+
+
+def _options(stop: list[str] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The call's options. `stream` only tells langchain-core which of our methods to use."""
+    return check_options({**{name: value for name, value in kwargs.items() if name != "stream"}, "stop": stop})
+
+
+def _shown(own: AttributeLike | None, called: Any) -> Any:
+    """A call's attributes for traces and cache keys: all nine as plain numbers; what is wrong stays and fails later."""
+    try:
+        return dict(SteeringAttributes.overlay(own, called))
+    except AttributeConfigError:
+        return called
