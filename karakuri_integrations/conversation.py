@@ -102,10 +102,10 @@ def _integer(name: str, value: object, low: int) -> None:
 def _stop(value: object) -> tuple[str, ...]:
     if value is None:
         return ()
-    strings = (value,) if isinstance(value, str) else tuple(value)  # type: ignore[arg-type]
-    if not all(isinstance(one, str) and one for one in strings):
+    strings = (value,) if isinstance(value, str) else value
+    if not isinstance(strings, list | tuple) or not all(isinstance(one, str) and one for one in strings):
         raise OptionError("stop must be non-empty text or a list of such")
-    return strings
+    return tuple(strings)
 
 
 @dataclass(frozen=True)
