@@ -1,4 +1,4 @@
-"""LangChain messages to `Message` values, and replies to LangChain messages. Pure: no file is opened and no address is contacted.
+"""LangChain messages to `Message` values, and replies to LangChain messages. Pure: nothing is opened or contacted.
 
 Content is joined by LangChain's own accessor (`message.text`, parts joined by nothing). Blocks that hold a model's
 private reasoning are left out, as LangChain's accessor does; every other block that is not text is a MessageError.

@@ -1,7 +1,8 @@
 """ChatKarakuri: LangChain's chat model interface over a Provider.
 
-Knows LangChain's hooks, fields, metadata and cache keys. Messages become values in `_langchain_messages`, errors become
-langchain-core's in `_langchain_errors`; which engine answers, attributes and prompts are the Provider's (`provider`).
+Knows LangChain's hooks, fields, traces and cache keys. Messages become values in `_langchain_messages`, fields are
+checked in `_langchain_fields`, errors become langchain-core's in `_langchain_errors`; which engine answers, attributes
+and prompts are the Provider's (`provider`).
 """
 
 from __future__ import annotations
@@ -20,21 +21,26 @@ from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import RunnableConfig
 from langchain_core.utils import secret_from_env
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
-from pydantic.fields import FieldInfo
 from typing_extensions import override
 
 from . import __version__
 from ._langchain_errors import core_errors
+from ._langchain_fields import (
+    OUTPUT_FIELDS,
+    call_options,
+    checked_fields,
+    first_error,
+    model_profile,
+    sampling_value,
+    shown_attributes,
+)
 from ._langchain_messages import PROVIDER, to_chunk, to_prompt_value, to_result, to_values
 from .attributes import AttributeLike, AttributePolicy, SteeringAttributes
 from .conversation import Sampling
-from .errors import AttributeConfigError, OptionError
-from .provider import SAMPLING_FIELDS, EngineFields, Provider, check_options, unknown_option
+from .errors import OptionError
+from .provider import SAMPLING_FIELDS, EngineFields, Provider, check_options
 
 __all__ = ["ChatKarakuri"]
-
-#: Other names that LangChain's users know these fields by.
-_ALIASES = {"model_name": "model", "request_timeout": "timeout", "stop_sequences": "stop"}
 
 _ENGINE_FIELDS = tuple(EngineFields.__dataclass_fields__)
 
@@ -209,11 +215,11 @@ class ChatKarakuri(BaseChatModel):
 
     def __init__(self, **fields: Any) -> None:
         with core_errors():
-            values = _checked(fields, type(self).model_fields)
+            values = checked_fields(fields, type(self).model_fields)
             try:
                 super().__init__(**values)
             except ValidationError as error:
-                raise OptionError(_first(error)) from None
+                raise OptionError(first_error(error)) from None
             self._provider().engine()
 
     @model_validator(mode="after")
@@ -227,7 +233,7 @@ class ChatKarakuri(BaseChatModel):
         return Provider(
             EngineFields(**{name: getattr(self, name) for name in _ENGINE_FIELDS}),
             self.attributes,
-            Sampling(**{name: _sampling_value(name, getattr(self, name)) for name in SAMPLING_FIELDS}),
+            Sampling(**{name: sampling_value(name, getattr(self, name)) for name in SAMPLING_FIELDS}),
             AttributePolicy(cast("Any", self.message_attributes), self.attribute_bounds),
             cast("Any", self.template_tokens),
             cast("Any", self.overflow),
@@ -243,7 +249,7 @@ class ChatKarakuri(BaseChatModel):
     ) -> ChatResult:
         with core_errors():
             provider = self._provider()
-            call = provider.prepare(to_values(messages, provider), _options(stop, kwargs))
+            call = provider.prepare(to_values(messages, provider), call_options(stop, kwargs))
             with closing(cast("Any", call.stream())) as deltas:
                 return to_result(list(deltas), call)
 
@@ -257,7 +263,7 @@ class ChatKarakuri(BaseChatModel):
     ) -> ChatResult:
         with core_errors():
             provider = self._provider()
-            call = await provider.aprepare(to_values(messages, provider), _options(stop, kwargs))
+            call = await provider.aprepare(to_values(messages, provider), call_options(stop, kwargs))
             async with aclosing(cast("Any", call.astream())) as deltas:
                 return to_result([delta async for delta in deltas], call)
 
@@ -271,7 +277,7 @@ class ChatKarakuri(BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         with core_errors():
             provider = self._provider()
-            call = provider.prepare(to_values(messages, provider), _options(stop, kwargs))
+            call = provider.prepare(to_values(messages, provider), call_options(stop, kwargs))
             with closing(cast("Any", call.stream())) as deltas:
                 for delta in deltas:
                     yield to_chunk(delta, call)
@@ -294,7 +300,7 @@ class ChatKarakuri(BaseChatModel):
     ) -> AsyncGenerator[ChatGenerationChunk, None]:
         with core_errors():
             provider = self._provider()
-            call = await provider.aprepare(to_values(messages, provider), _options(stop, kwargs))
+            call = await provider.aprepare(to_values(messages, provider), call_options(stop, kwargs))
             async with aclosing(cast("Any", call.astream())) as deltas:
                 async for delta in deltas:
                     yield to_chunk(delta, call)
@@ -390,7 +396,7 @@ class ChatKarakuri(BaseChatModel):
             "model": engine.model,
             "engine": type(engine).__name__,
             "attributes": dict(SteeringAttributes.overlay(self.attributes)),
-            **{name: getattr(self, name) for name in (*SAMPLING_FIELDS, *_OUTPUT_FIELDS)},
+            **{name: getattr(self, name) for name in (*SAMPLING_FIELDS, *OUTPUT_FIELDS)},
         }
 
     @override
@@ -398,7 +404,7 @@ class ChatKarakuri(BaseChatModel):
         params = super()._get_invocation_params(stop=stop, **kwargs)
         params["stop"] = self.stop if stop is None else stop
         if kwargs.get("attributes") is not None:
-            params["attributes"] = _shown(self.attributes, kwargs["attributes"])
+            params["attributes"] = shown_attributes(self.attributes, kwargs["attributes"])
         return params
 
     @override
@@ -419,18 +425,7 @@ class ChatKarakuri(BaseChatModel):
     @override
     def _resolve_model_profile(self) -> ModelProfile | None:
         engine = self._provider().engine()
-        texts = {f"{kind}_{way}": kind == "text" for kind in _KINDS for way in ("inputs", "outputs")}
-        profile = {
-            "name": engine.model,
-            "open_weights": True,
-            "max_input_tokens": engine.context_window,
-            "max_output_tokens": engine.context_window,
-            **texts,
-            **dict.fromkeys(_NOT_YET, False),
-            "temperature": True,
-        }
-        known = ModelProfile.__annotations__  # older versions of langchain-core know fewer and warn about the others
-        return cast("ModelProfile", {name: value for name, value in profile.items() if name in known})
+        return model_profile(engine.model, engine.context_window)
 
     @classmethod
     @override
@@ -441,88 +436,3 @@ class ChatKarakuri(BaseChatModel):
     @override
     def lc_secrets(self) -> dict[str, str]:
         return {"api_key": "KARAKURI_API_KEY"}
-
-
-#: Fields beside the sampling that can change a reply.
-_OUTPUT_FIELDS = (
-    "context_window",
-    "template",
-    "template_tokens",
-    "message_attributes",
-    "attribute_bounds",
-    "overflow",
-    "quantization",
-    "device",
-    "revision",
-)
-
-_KINDS = ("text", "image", "audio", "video")
-
-#: What the profile denies: the models cannot do it, or this version cannot.
-_NOT_YET = (
-    "image_url_inputs",
-    "pdf_inputs",
-    "image_tool_message",
-    "pdf_tool_message",
-    "reasoning_output",
-    "tool_calling",
-    "tool_choice",
-    "tool_call_streaming",
-    "structured_output",
-    "mid_conversation_system_messages",
-    "mid_conversation_tools",
-    "attachment",
-)
-
-
-def _checked(fields: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> dict[str, Any]:
-    """The constructor's fields by their own names, checked by our rules before pydantic's, so that our errors show."""
-    values = {name: value for name, value in _named(fields, known).items() if not _is_unset(known[name], value)}
-    sampling = Sampling(**{name: values[name] for name in SAMPLING_FIELDS if values.get(name) is not None})
-    if values.get("stop") is not None:
-        values["stop"] = list(sampling.stop)
-    if values.get("attributes") is not None:
-        values["attributes"] = dict(SteeringAttributes.overlay(values["attributes"]))
-    policy = AttributePolicy(values.get("message_attributes", "allow"), values.get("attribute_bounds"))
-    if policy.bounds is not None:
-        values["attribute_bounds"] = dict(policy.bounds)
-    return values
-
-
-def _named(fields: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, value in fields.items():
-        own = _ALIASES.get(name, name)
-        if own not in known:
-            raise OptionError(unknown_option(name, (*known, *_ALIASES)))
-        if own in values:
-            raise OptionError(f"{name}= is another name of {own}=; give one of them")
-        values[own] = value
-    return values
-
-
-def _is_unset(field: FieldInfo, value: object) -> bool:
-    """None for a field that has a real default means: the default."""
-    return value is None and field.default is not None and field.default_factory is None
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'fields'}: {first['msg']}"
-
-
-def _sampling_value(name: str, value: Any) -> Any:
-    return () if name == "stop" and value is None else value
-
-
-def _options(stop: list[str] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The call's options. `stream` only tells langchain-core which of our methods to use."""
-    return check_options({**{name: value for name, value in kwargs.items() if name != "stream"}, "stop": stop})
-
-
-def _shown(own: AttributeLike | None, called: Any) -> Any:
-    """A call's attributes for traces and cache keys: all nine as plain numbers; what is wrong stays and fails later."""
-    try:
-        return dict(SteeringAttributes.overlay(own, called))
-    except AttributeConfigError:
-        return called
