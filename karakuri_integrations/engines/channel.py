@@ -1,0 +1,127 @@
+"""From the worker to one consumer: pieces, then an end or an error. Knows no model and no queue of jobs.
+
+The worker puts and never waits. A consumer in a thread or on an event loop takes; it never hangs, because each wait
+is bounded and looks whether the producer still lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import time
+from collections.abc import AsyncGenerator, Callable, Generator
+
+from ..conversation import Piece
+from ..errors import DeadlineError, EngineError, WorkerError
+
+__all__ = ["Channel", "Deadline"]
+
+_HEARTBEAT = 1.0  # seconds between two looks whether the worker lives
+
+
+class Deadline:
+    """When a call must have ended; without a timeout, never."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout = timeout
+        self._end = None if timeout is None else time.monotonic() + timeout
+
+    def left(self) -> float:
+        """Seconds left, at most a heartbeat; 0 when it has passed."""
+        return _HEARTBEAT if self._end is None else max(0.0, min(_HEARTBEAT, self._end - time.monotonic()))
+
+    @property
+    def passed(self) -> bool:
+        return self._end is not None and time.monotonic() >= self._end
+
+    def error(self) -> DeadlineError:
+        return DeadlineError(
+            f"the call's timeout of {self.timeout:g} s passed before the reply ended; raise timeout or lower max_tokens"
+        )
+
+
+class Channel:
+    """One reply's way to its consumer. `cancelled` tells the worker that nobody waits any more."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        self.deadline = deadline
+        self.cancelled = False
+        self._items: queue.SimpleQueue[Piece | EngineError | None] = queue.SimpleQueue()
+        self._wake: Callable[[], None] | None = None
+
+    def put(self, item: Piece | EngineError | None) -> None:
+        """Give the consumer a piece, an error that ends the reply, or None: the end."""
+        self._items.put(item)
+        if self._wake is not None:
+            self._wake()
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def pieces(self, alive: Callable[[], bool]) -> Generator[Piece, None, None]:
+        """The pieces, waiting in this thread. Closing the iterator cancels.
+
+        Raises:
+            EngineError: what the worker gave, DeadlineError, or WorkerError when the worker is gone.
+        """
+        try:
+            while True:
+                lives = alive()  # looked at before the wait: a worker that ends has put its last item
+                try:
+                    item = self._items.get(timeout=self.deadline.left()) if lives else self._items.get_nowait()
+                except queue.Empty:
+                    self._check(lives)
+                    continue
+                if item is None:
+                    return
+                yield _piece(item)
+        finally:
+            self.cancel()
+
+    async def apieces(self, alive: Callable[[], bool]) -> AsyncGenerator[Piece, None]:
+        """As `pieces`, waiting on the running event loop."""
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            try:
+                loop.call_soon_threadsafe(ready.set)
+            except RuntimeError:  # the loop was closed with the stream open
+                self.cancel()
+
+        self._wake = wake
+        try:
+            while True:
+                ready.clear()
+                lives = alive()
+                try:
+                    item = self._items.get_nowait()
+                except queue.Empty:
+                    self._check(lives)
+                    await _wait(ready, self.deadline.left())
+                    continue
+                if item is None:
+                    return
+                yield _piece(item)
+        finally:
+            self.cancel()
+            self._wake = None
+
+    def _check(self, lives: bool) -> None:
+        if not lives:
+            raise WorkerError("the engine's worker ended without finishing the reply; call again")
+        if self.deadline.passed:
+            raise self.deadline.error()
+
+
+async def _wait(ready: asyncio.Event, seconds: float) -> None:
+    # Not asyncio.wait_for: until Python 3.12 it can swallow a cancellation (cpython#86296).
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await ready.wait()
+
+
+def _piece(item: Piece | EngineError) -> Piece:
+    if isinstance(item, EngineError):
+        raise item
+    return item

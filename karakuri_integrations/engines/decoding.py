@@ -1,0 +1,136 @@
+"""The decoding loop of one reply: prompt ids in, token ids out, one forward pass at a time.
+
+Knows torch and a loaded causal model; knows no text, no threads and no queues. A Sequence holds the state of one
+reply (its cache, its sampler), so that a scheduler may interleave several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Ids
+from typing import Any, Final
+
+from ..conversation import Sampling
+from ..errors import NumericalError
+
+__all__ = ["PREFILL_CHUNK", "Sampler", "Sequence"]
+
+#: Prompt tokens per forward pass; between two of them a call can be cancelled.
+PREFILL_CHUNK: Final = 512
+
+
+class Sampler:
+    """Chooses the next token from logits, in transformers' order and by its own processors.
+
+    Repetition penalty, temperature, top_k, top_p, min_p. Temperature 0 takes the best token. The random numbers come
+    from a generator of its own, so that a seed reproduces whatever else runs.
+    """
+
+    def __init__(self, sampling: Sampling, device: Any) -> None:
+        import torch
+
+        self._greedy = sampling.temperature == 0
+        self._processors = _processors(sampling, device)
+        self._random = torch.Generator(device=device)
+        if sampling.seed is None:
+            self._random.seed()
+        else:
+            self._random.manual_seed(sampling.seed)
+
+    def __call__(self, logits: Any, history: Any) -> int | None:
+        """The chosen id, or None when a logit is NaN or infinite. `logits` is (1, vocabulary), `history` (1, n)."""
+        import torch
+
+        scores = logits.float()
+        finite = torch.isfinite(scores).all()
+        if self._processors:
+            scores = self._processors(history, scores)
+        if self._greedy:
+            chosen = scores.argmax(-1)
+        else:
+            if not finite:  # multinomial refuses such scores with an error of its own
+                return None
+            chosen = torch.multinomial(torch.softmax(scores, -1), 1, generator=self._random)[:, 0]
+        # One transfer from the device for both answers.
+        token, good = torch.stack((chosen[0], finite.to(chosen.dtype))).tolist()
+        return int(token) if good else None
+
+
+def _processors(sampling: Sampling, device: Any) -> Any:
+    from transformers import generation as hf
+
+    steps = hf.LogitsProcessorList()
+    if sampling.repetition_penalty != 1:
+        steps.append(hf.RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty)))
+    if sampling.temperature == 0:
+        return steps
+    if sampling.temperature != 1:
+        steps.append(hf.TemperatureLogitsWarper(float(sampling.temperature)))
+    if sampling.top_k:
+        steps.append(hf.TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        steps.append(hf.TopPLogitsWarper(float(sampling.top_p)))
+    if sampling.min_p:
+        steps.append(hf.MinPLogitsWarper(float(sampling.min_p)))
+    return steps
+
+
+class Sequence:
+    """One reply being decoded. Call `prefill` until it is False, then `next_token` for each token."""
+
+    def __init__(self, model: Any, prompt_ids: Ids[int], sampling: Sampling, limit: int) -> None:
+        import torch
+        from transformers import DynamicCache
+
+        self._model = model
+        self._device = model.get_input_embeddings().weight.device
+        self._cache = DynamicCache(config=model.config)
+        self._ids = torch.empty((1, len(prompt_ids) + limit), dtype=torch.long, device=self._device)
+        self._ids[0, : len(prompt_ids)] = torch.tensor(prompt_ids, dtype=torch.long, device=self._device)
+        self._filled = len(prompt_ids)
+        self._done = 0
+        self._made = 0
+        self._sampling = sampling
+        self._sampler: Sampler | None = None
+
+    def prefill(self) -> bool:
+        """Read one chunk of the prompt, all but its last token; whether there is more to read."""
+        end = min(self._done + PREFILL_CHUNK, self._filled - 1)
+        if end > self._done:
+            self._forward(end)
+        return self._done < self._filled - 1
+
+    def next_token(self) -> int:
+        """Make one more token.
+
+        Raises:
+            NumericalError: the model's logits are not numbers.
+        """
+        logits = self._forward(self._filled)
+        if self._sampler is None:
+            self._sampler = Sampler(self._sampling, logits.device)
+        token = self._sampler(logits, self._ids[:, : self._filled].to(logits.device))
+        if token is None:
+            raise NumericalError(
+                f"the model's logits are NaN or infinite after {self._made} tokens; check the weights, or load them "
+                'with quantization="bf16" or "fp32"',
+                self._made,
+            )
+        if self._filled < self._ids.shape[1]:
+            self._ids[0, self._filled] = token
+        self._filled += 1
+        self._made += 1
+        return token
+
+    def _forward(self, end: int) -> Any:
+        """Logits of the position before `end`; (1, vocabulary)."""
+        import torch
+
+        with torch.inference_mode():
+            output = self._model(
+                input_ids=self._ids[:, self._done : end],
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        self._done = end
+        return output.logits[:, -1, :]

@@ -1,0 +1,239 @@
+"""LocalEngine: a 4-bit transformers model in this process. A cheap handle; the loaded model behind it is shared.
+
+Knows the order of a call: family and window, prompt ids, the window's check, the queue, the pieces. Loading is
+`loading`'s, sharing `registry`'s, the thread `worker`'s, the loop `decoding`'s, text and ids `tokens`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, closing
+from typing import Any, Final, TypeVar
+
+from ..conversation import Piece, Prompt, Sampling
+from ..errors import ContextOverflowError, OptionError
+from ..templates import Family, family_of_checkpoint, family_of_model, family_of_template, unknown_model
+from .channel import Channel, Deadline
+from .checkpoint import source_of
+from .generating import Generation, Reporting
+from .loading import Loaded, Report
+from .precision import precision_of
+from .registry import Key, Shared, shared
+from .worker import Worker, refuse_fork
+
+__all__ = ["LocalEngine", "Report"]
+
+_T = TypeVar("_T")
+_DEVICE: Final = re.compile(r"auto|cpu|balanced|cuda(:\d+)?")
+_INLINE_CHARACTERS: Final = 10_000  # a prompt up to this long is encoded on the event loop; it takes about 5 ms
+
+
+class LocalEngine:
+    """Runs a model in this process: 4-bit by default, on GPU or CPU.
+
+    Args:
+        model: a hub id (`karakuri-ai/` may be left out), a folder in Hugging Face format, or None for the embedded
+            demo model.
+        template: a prompt family's name, where the id and the checkpoint do not tell.
+        quantization: "nf4" (default), "fp4", "int8", "bf16", "fp16", "fp32", or "none" for the checkpoint's own
+            precision. A checkpoint that is stored quantised (bitsandbytes, GPTQ, AWQ) is loaded as it is.
+        device: "auto" (GPUs where there are any), "cpu", "cuda", "cuda:1", or "balanced" (spread over all GPUs).
+        revision: a commit, branch or tag of a hub model; only a full commit hash stays the same.
+        cache_dir: where hub files are kept.
+        local_files_only: never ask the hub.
+        context_window: tokens; by default the checkpoint's, else the family's.
+        max_queue: calls that may wait for the model; one more is a BusyError.
+
+    Construction loads nothing. The model is loaded for the first call, once per process for the same source,
+    quantization and device, whatever number of engines, copies and unpickled copies ask for it; `close` frees it for
+    all of them and the next call loads it again. A hub token is read by huggingface_hub from HF_TOKEN or its login.
+
+    Raises:
+        OptionError: an argument that is not valid.
+        UnknownModelError: a `template` that does not exist.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        template: str | None = None,
+        quantization: str = "nf4",
+        device: str = "auto",
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        context_window: int | None = None,
+        max_queue: int = 128,
+    ) -> None:
+        if not isinstance(device, str) or not _DEVICE.fullmatch(device):
+            raise OptionError(f"device must be auto, cpu, cuda, cuda:<number> or balanced, got {device!r:.40}")
+        for name, value in (("context_window", context_window), ("max_queue", max_queue)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise OptionError(f"{name} must be an integer of at least 1, got {value!r:.40}")
+        source = source_of(model, revision, cache_dir, bool(local_files_only))
+        self._key = Key(source, precision_of(quantization), device)
+        self._template = family_of_template(template).name if template is not None else None
+        self._given_window = context_window
+        self._max_queue = max_queue
+        self._known_family = family_of_template(template) if template is not None else family_of_model(source.name)
+        self._arguments: dict[str, Any] = {
+            "model": None if model is None else os.fspath(model),
+            "template": template,
+            "quantization": quantization,
+            "device": device,
+            "revision": revision,
+            "cache_dir": None if cache_dir is None else os.fspath(cache_dir),
+            "local_files_only": local_files_only,
+            "context_window": context_window,
+            "max_queue": max_queue,
+        }
+
+    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], LocalEngine], tuple[dict[str, Any]]]:
+        return _rebuilt, (self._arguments,)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LocalEngine) and self._arguments == other._arguments
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._arguments.values()))
+
+    def __repr__(self) -> str:
+        return (
+            f"LocalEngine(model={self.model!r}, quantization={self._key.precision.name!r}, device={self._key.device!r})"
+        )
+
+    @property
+    def model(self) -> str:
+        """The model's public id; of a folder its name, never its path."""
+        return self._key.source.name
+
+    @property
+    def family(self) -> Family:
+        """The prompt family: by `template`, else by id, else by the checkpoint's configuration and chat template.
+
+        Raises:
+            UnknownModelError: none of them tells.
+            ModelLoadError: the checkpoint's configuration had to be read and cannot be.
+        """
+        if self._known_family is None:
+            checkpoint = self._shared.checkpoint
+            self._known_family = family_of_checkpoint(checkpoint.config, checkpoint.chat_template)
+        if self._known_family is None:
+            raise unknown_model(self.model)
+        return self._known_family
+
+    @property
+    def context_window(self) -> int:
+        """Tokens of prompt and reply together."""
+        return self._given_window or self._shared.checkpoint.window or self.family.context_window
+
+    @property
+    def steps(self) -> int:
+        """Forward passes that the shared model has made in this process."""
+        return self._shared.steps
+
+    @property
+    def _shared(self) -> Shared:
+        return shared(self._key)
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        return len(self._shared.tokens.encode(prompt))
+
+    def token_ids(self, text: str) -> list[int]:
+        return self._shared.tokens.encode_text(text)
+
+    def canary(self) -> tuple[str, ...]:
+        """What differs between the checkpoint's own chat template and tokenizer and our rendering; empty when nothing.
+
+        Loads the tokenizer at most. The same is checked, and warned of, when the model is loaded.
+        """
+        return self._shared.canary(self.family)
+
+    def report(self) -> Report:
+        """What is loaded, and in how many bytes; loads the model if it is not."""
+        job = Reporting(Channel(Deadline(None)))
+        worker = self._shared.submit(job, self._max_queue, self.family)
+        for _ in job.channel.pieces(worker.alive):
+            pass
+        return job.found[0]
+
+    def close(self) -> None:
+        """Free the model for every engine that shares it; running calls end with EngineClosedError."""
+        self._shared.close()
+
+    def stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[Piece]:
+        """One Piece a token, as soon as it is made. Closing the iterator stops the compute."""
+        job = self._job(prompt, sampling, Deadline(sampling.timeout))
+        worker = self._submit(job)
+        with closing(job.channel.pieces(worker.alive)) as pieces:
+            yield from pieces
+
+    async def astream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Piece]:
+        """As `stream`, natively async: nothing here blocks the event loop, not even loading or a long prompt."""
+        deadline = Deadline(sampling.timeout)
+        if self._shared.tokens_ready and sum(len(str(one)) for one in prompt.segments) <= _INLINE_CHARACTERS:
+            job = self._job(prompt, sampling, deadline)
+        else:
+            job = await _in_thread(lambda: self._job(prompt, sampling, deadline), deadline)
+        worker = self._submit(job)
+        async with aclosing(job.channel.apieces(worker.alive)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    def _job(self, prompt: Prompt, sampling: Sampling, deadline: Deadline) -> Generation:
+        """The call, checked against the window before anything is computed or loaded but the tokenizer."""
+        refuse_fork()
+        entry = self._shared
+        ids = entry.tokens.encode(prompt)
+        window = self.context_window
+        room = window - len(ids)
+        if not ids or room < 1 or (sampling.max_tokens or 0) > room:
+            raise ContextOverflowError(len(ids), sampling.max_tokens, window)
+        end = entry.tokens.control_id(self.family.end_token)
+        return Generation(
+            channel=Channel(deadline),
+            prompt_ids=ids,
+            sampling=sampling,
+            limit=sampling.max_tokens or room,
+            eos=entry.checkpoint.eos_ids | ({end} if end is not None else set()),
+            tokens=entry.tokens,
+            stepped=entry.stepped,
+        )
+
+    def _submit(self, job: Generation) -> Worker[Loaded]:
+        return self._shared.submit(job, self._max_queue, self.family)
+
+
+def _rebuilt(arguments: dict[str, Any]) -> LocalEngine:
+    return LocalEngine(**arguments)
+
+
+async def _in_thread(work: Callable[[], _T], deadline: Deadline) -> _T:
+    """Run short work beside the event loop; in a daemon thread, so that it cannot hold the interpreter's exit."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[_T] = loop.create_future()
+
+    def settle(set_it: Callable[[Any], None], value: Any) -> None:
+        if not done.done():
+            set_it(value)
+
+    def run() -> None:
+        try:
+            outcome: tuple[Callable[[Any], None], Any] = (done.set_result, work())
+        except BaseException as error:  # noqa: BLE001  # raised again where it is awaited
+            outcome = (done.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=run, name="karakuri-prepare", daemon=True).start()
+    while not done.done():
+        if deadline.passed:
+            raise deadline.error()
+        await asyncio.wait([done], timeout=deadline.left())
+    return done.result()

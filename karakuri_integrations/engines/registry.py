@@ -1,0 +1,127 @@
+"""One loaded model per process for the same key, shared by all engines that ask for it.
+
+The key is what was loaded: source, precision and device. An entry is cheap until its tokenizer or its weights are
+asked for. Nothing here holds a caller's settings beyond the key.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from ..templates import Family
+from .canary import differences
+from .checkpoint import Checkpoint, Source, notify
+from .generating import translate
+from .loading import Loaded, load
+from .precision import Precision
+from .tokens import Tokens, load_tokenizer
+from .worker import Job, Worker, refuse_fork
+
+__all__ = ["Key", "Shared", "shared"]
+
+_CLOSE_WAIT: Final = 5.0  # seconds that close() waits for the step that runs
+
+
+@dataclass(frozen=True)
+class Key:
+    """What identifies a loaded model."""
+
+    source: Source
+    precision: Precision
+    device: str
+
+
+class Shared:
+    """A tokenizer and a worker with the loaded model, each made on first use and once."""
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.checkpoint = Checkpoint(key.source)
+        #: Forward passes made so far, over all loads.
+        self.steps = 0
+        self._tokenizer: tuple[Any, Tokens] | None = None
+        self._tokenizer_lock = threading.Lock()
+        self._canaries: dict[str, tuple[str, ...]] = {}
+        self._worker: Worker[Loaded] | None = None
+        self._worker_lock = threading.Lock()
+
+    @property
+    def tokens(self) -> Tokens:
+        return self._tokenizers()[1]
+
+    @property
+    def tokens_ready(self) -> bool:
+        return self._tokenizer is not None
+
+    def _tokenizers(self) -> tuple[Any, Tokens]:
+        if self._tokenizer is None:
+            with self._tokenizer_lock:
+                if self._tokenizer is None:
+                    own = load_tokenizer(self.checkpoint)
+                    self._tokenizer = own, Tokens(own.backend_tokenizer)
+        return self._tokenizer
+
+    def canary(self, family: Family) -> tuple[str, ...]:
+        """What differs between the checkpoint's template and tokenizer and ours; warned of the first time."""
+        found = self._canaries.get(family.name)
+        if found is None:
+            own, tokens = self._tokenizers()
+            found = self._canaries[family.name] = differences(own, tokens, family)
+            if found:
+                notify(
+                    f"{self.key.source.name} differs from the prompt format {family.name}: {'; '.join(found)}. Answers "
+                    "may be worse; check the checkpoint, or pass template= with the format it was trained on"
+                )
+        return found
+
+    def submit(self, job: Job[Loaded], max_queue: int, family: Family) -> Worker[Loaded]:
+        """Queue a job, starting a worker (which loads the model for its first job) where none runs."""
+        refuse_fork()
+        with self._worker_lock:
+            worker = self._worker
+            if worker is None or not worker.alive() or worker.closing:
+                worker = self._worker = Worker(partial(self._load, family), translate, after=worker)
+            worker.submit(job, max_queue)
+        return worker
+
+    def _load(self, family: Family) -> Loaded:
+        loaded = load(self.checkpoint, self.key.precision, self.key.device)
+        self.canary(family)
+        return loaded
+
+    def stepped(self) -> None:
+        self.steps += 1
+
+    def close(self) -> None:
+        """Free the model for everyone; running calls end with EngineClosedError."""
+        worker = self._worker
+        if worker is not None and worker.alive():
+            worker.close(_CLOSE_WAIT)
+
+
+_entries: dict[Key, Shared] = {}
+_lock = threading.Lock()
+
+
+def shared(key: Key) -> Shared:
+    """The process's entry for a key."""
+    with _lock:
+        entry = _entries.get(key)
+        if entry is None:
+            entry = _entries[key] = Shared(key)
+        return entry
+
+
+def _in_child() -> None:
+    """After fork: no lock, tokenizer or worker of the parent can be used in the child."""
+    global _lock
+    _lock = threading.Lock()
+    _entries.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
