@@ -1,0 +1,123 @@
+"""One prepared LlamaIndex call, run: whole or as a stream that is closed together with the caller's. No messages."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from ._llama_index_messages import Answer, Answers, whole
+from .conversation import Delta, Message
+from .generation import fold
+from .provider import Call, Provider
+
+__all__ = ["Plan", "acloses", "acollect", "astream", "closes", "collect", "stream"]
+
+_T = TypeVar("_T")
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+#: The streams that the call in progress has opened; see `closes`.
+_opened: ContextVar[list[Any]] = ContextVar("karakuri_opened")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A call before it is prepared: messages, or a formatted prompt as text."""
+
+    provider: Provider
+    given: Sequence[Message] | str
+    options: Mapping[str, Any]
+
+    def call(self) -> Call:
+        if isinstance(self.given, str):
+            return self.provider.prepare_raw(self.given, self.options)
+        return self.provider.prepare(self.given, self.options)
+
+    async def acall(self) -> Call:
+        if isinstance(self.given, str):
+            return self.provider.prepare_raw(self.given, self.options)
+        return await self.provider.aprepare(self.given, self.options)
+
+
+def collect(call: Call) -> Answer:
+    with closing(cast("Generator[Delta, None, None]", call.stream())) as deltas:
+        return whole(call, fold(deltas))
+
+
+async def acollect(call: Call) -> Answer:
+    async with aclosing(cast("AsyncGenerator[Delta, None]", call.astream())) as deltas:
+        return whole(call, fold([delta async for delta in deltas]))
+
+
+def stream(call: Call, view: Callable[[Answer], _T]) -> Generator[_T, None, None]:
+    items = _items(call, view)
+    _opened.get().append(items)
+    return items
+
+
+def _items(call: Call, view: Callable[[Answer], _T]) -> Generator[_T, None, None]:
+    answers = Answers(call)
+    with closing(cast("Generator[Delta, None, None]", call.stream())) as deltas:
+        for delta in deltas:
+            yield view(answers.push(delta))
+
+
+def astream(call: Call, view: Callable[[Answer], _T]) -> AsyncGenerator[_T, None]:
+    items = _aitems(call, view)
+    _opened.get().append(items)
+    return items
+
+
+async def _aitems(call: Call, view: Callable[[Answer], _T]) -> AsyncGenerator[_T, None]:
+    answers = Answers(call)
+    async with aclosing(cast("AsyncGenerator[Delta, None]", call.astream())) as deltas:
+        async for delta in deltas:
+            yield view(answers.push(delta))
+
+
+def closes(method: _Method) -> _Method:
+    """Close the engine's stream with the caller's.
+
+    LlamaIndex's decorators wrap the generator that a method returns and do not close it when theirs is closed; a
+    traceback that some event handler keeps would keep the model running.
+    """
+
+    @functools.wraps(method)
+    def opened(*args: Any, **kwargs: Any) -> Any:
+        token = _opened.set([])
+        try:
+            items = method(*args, **kwargs)
+            return _until_closed(items, _opened.get()[0])
+        finally:
+            _opened.reset(token)
+
+    return cast("_Method", opened)
+
+
+def _until_closed(items: Generator[_T, None, None], source: Generator[_T, None, None]) -> Iterator[_T]:
+    with closing(source), closing(items):
+        yield from items
+
+
+def acloses(method: _Method) -> _Method:
+    """As `closes`, for coroutines that return an async generator."""
+
+    @functools.wraps(method)
+    async def opened(*args: Any, **kwargs: Any) -> Any:
+        token = _opened.set([])
+        try:
+            items = await method(*args, **kwargs)
+            return _auntil_closed(items, _opened.get()[0])
+        finally:
+            _opened.reset(token)
+
+    return cast("_Method", opened)
+
+
+async def _auntil_closed(items: AsyncGenerator[_T, None], source: AsyncGenerator[_T, None]) -> AsyncIterator[_T]:
+    async with aclosing(source), aclosing(items):
+        async for item in items:
+            yield item

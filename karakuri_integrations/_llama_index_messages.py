@@ -1,0 +1,191 @@
+"""LlamaIndex messages to `Message` values, and deltas back to LlamaIndex responses. Pure: nothing is opened or sent.
+
+Content is joined by LlamaIndex's own accessor (`message.content`: text blocks joined by a newline). Thinking blocks and
+cache points are not part of the conversation and are left out; every other block that is not text is an error. Foreign
+keys of `additional_kwargs` are never written into the prompt.
+
+**The record.** A reply carries the attributes it was answered with in a trailing ThinkingBlock without text, in
+`additional_information`: LlamaIndex's memories, JSON and pickle keep it, and no helper of LlamaIndex prints it into a
+prompt (they do print `additional_kwargs`). An assistant message without a record may carry attributes in
+`additional_kwargs`, as user messages do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from llama_index.core.base.llms.types import (
+    CachePoint,
+    ChatMessage,
+    ChatResponse,
+    CompletionResponse,
+    ContentBlock,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+
+from .conversation import Delta, FinishReason, Message, Reply, Role, Usage
+from .errors import MessageError, UnsupportedError
+from .provider import Call, Provider
+
+__all__ = ["RECORD", "Answer", "Answers", "to_messages", "to_values", "whole"]
+
+#: The key of the record in a ThinkingBlock's `additional_information`.
+RECORD: Final = "karakuri_attributes"
+
+_ROLES: Final[Mapping[MessageRole, Role]] = {
+    MessageRole.SYSTEM: "system",
+    MessageRole.DEVELOPER: "system",
+    MessageRole.USER: "user",
+    MessageRole.ASSISTANT: "assistant",
+    MessageRole.CHATBOT: "assistant",
+    MessageRole.MODEL: "assistant",
+}
+
+
+def to_messages(given: object) -> list[ChatMessage]:
+    """What LlamaIndex users pass: text, a ChatMessage, or a sequence of ChatMessages, dicts and texts.
+
+    Keys of a dict that a ChatMessage does not have become its `additional_kwargs`, so that attributes written flat
+    are not lost.
+
+    Raises:
+        MessageError: something else, with its index and without its content.
+    """
+    if isinstance(given, str | ChatMessage | Mapping):
+        given = [given]
+    if not isinstance(given, Iterable) or isinstance(given, bytes | bytearray):
+        raise MessageError(f"messages must be text or a list of ChatMessage, got a {type(given).__name__}")
+    return [_message(one, place) for place, one in enumerate(given)]
+
+
+def _message(given: object, index: int) -> ChatMessage:
+    if isinstance(given, ChatMessage):
+        return given
+    if isinstance(given, str):
+        return ChatMessage(role=MessageRole.USER, content=given)
+    if not isinstance(given, Mapping):
+        raise MessageError(
+            f"message {index}: must be a ChatMessage, a dict or text, got a {type(given).__name__}", index
+        )
+    known = {key: value for key, value in given.items() if key in ("role", "content", "blocks")}
+    extra = {key: value for key, value in given.items() if key not in known and key != "additional_kwargs"}
+    try:
+        return ChatMessage(**known, additional_kwargs={**extra, **(given.get("additional_kwargs") or {})})
+    except (TypeError, ValueError):
+        # The cause would show the content.
+        raise MessageError(f"message {index}: the dict is not a message with `role` and `content`", index) from None
+
+
+def to_values(messages: Sequence[ChatMessage], provider: Provider) -> list[Message]:
+    """The conversation as values, with the attributes that its messages carry.
+
+    Raises:
+        MessageError: a block that is not text, with the message's index and the block's type.
+        UnsupportedError: tool messages and tool calls, which this version does not have.
+        AttributeConfigError: attributes of a message that are not valid or not allowed.
+    """
+    return [_value(message, provider, index) for index, message in enumerate(messages)]
+
+
+def _value(message: ChatMessage, provider: Provider, index: int) -> Message:
+    role = _ROLES.get(message.role)
+    calls = message.additional_kwargs.get("tool_calls") or any(isinstance(b, ToolCallBlock) for b in message.blocks)
+    if role is None or calls:
+        what = "a tool call" if role else f"the role {message.role.value!r}"
+        raise UnsupportedError(f"message {index}: {what}: this version has no tools for KARAKURI models")
+    for block in message.blocks:
+        if not isinstance(block, TextBlock | ThinkingBlock | CachePoint):
+            raise MessageError(
+                f"message {index}: a {block.block_type} block; KARAKURI models read text only, "
+                "leave it out or describe it in words",
+                index,
+            )
+    text = message.content or ""
+    if role == "system":
+        return provider.system(text, message.additional_kwargs, index)
+    if role == "user":
+        return provider.user(text, message.additional_kwargs, index)
+    return provider.assistant(text, _recorded(message), index, message.additional_kwargs)
+
+
+def _recorded(message: ChatMessage) -> object:
+    for block in message.blocks:
+        if isinstance(block, ThinkingBlock) and RECORD in block.additional_information:
+            return block.additional_information[RECORD]
+    return None
+
+
+class _ReplyMessage(ChatMessage):
+    """A reply whose record stays when LlamaIndex replaces the text.
+
+    SimpleChatEngine sets `blocks` anew on the last message of a stream before it puts it into its memory.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "blocks":
+            kept = [block for block in self.blocks if isinstance(block, ThinkingBlock)]
+            value = [*value, *(block for block in kept if block not in value)]
+        super().__setattr__(name, value)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply so far, or whole: then it has a report. `delta` is None where nothing was streamed."""
+
+    text: str
+    delta: str | None = None
+    report: Mapping[str, Any] | None = None
+
+    def chat(self) -> ChatResponse:
+        """As a chat response; the message of a finished reply carries the record."""
+        return ChatResponse(message=self._message(), delta=self.delta, **self._extras())
+
+    def completion(self) -> CompletionResponse:
+        """As a completion response."""
+        return CompletionResponse(text=self.text, delta=self.delta, **self._extras())
+
+    def _message(self) -> ChatMessage:
+        blocks: list[ContentBlock] = [TextBlock(text=self.text)]
+        if self.report and "attributes" in self.report:
+            blocks.append(ThinkingBlock(additional_information={RECORD: dict(self.report["attributes"])}))
+        return _ReplyMessage(role=MessageRole.ASSISTANT, blocks=blocks)
+
+    def _extras(self) -> dict[str, Any]:
+        if self.report is None:
+            return {}
+        return {"raw": dict(self.report), "additional_kwargs": dict(self.report["usage"])}
+
+
+class Answers:
+    """Turns the deltas of one call into answers so far, the last one with its report."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._text = ""
+
+    def push(self, delta: Delta) -> Answer:
+        self._text += delta.text
+        if delta.finish_reason is None:
+            return Answer(self._text, delta.text)
+        return Answer(self._text, delta.text, _report(self._call, delta.usage or Usage(), delta.finish_reason))
+
+
+def whole(call: Call, reply: Reply) -> Answer:
+    """The answer of a call that was not streamed."""
+    return Answer(reply.text, None, _report(call, reply.usage, reply.finish_reason))
+
+
+def _report(call: Call, usage: Usage, reason: FinishReason) -> dict[str, Any]:
+    """What `raw` shows, plain JSON values. The names under `usage` are those that LlamaIndex's counters read."""
+    counts = {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.total_tokens,
+    }
+    rest = call.metadata()
+    return {"model": rest.pop("model_name"), "usage": counts, "finish_reason": reason, **rest}

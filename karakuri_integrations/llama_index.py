@@ -1,0 +1,471 @@
+"""KarakuriLLM: KARAKURI LM Chat as a LlamaIndex LLM.
+
+Knows LlamaIndex's contract: fields, the eight entry points, events, Settings. Messages and responses are mapped in
+`_llama_index_messages`; prompts, attributes and engines are `provider`'s and below.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Final
+
+from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+)
+from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_serializer
+
+from ._llama_index_calls import Plan, acloses, acollect, astream, closes, collect, stream
+from ._llama_index_messages import Answer, to_messages, to_values
+from .attributes import AttributeLike, AttributePolicy, PolicyMode, SteeringAttributes
+from .conversation import Message, Request, Sampling
+from .errors import OptionError, UnsupportedError
+from .generation import Engine
+from .provider import (
+    SAMPLING_FIELDS,
+    EngineFields,
+    OverflowPolicy,
+    Provider,
+    check_options,
+    unknown_option,
+)
+from .templates import Family, TemplateTokens, render
+
+if TYPE_CHECKING:
+    from llama_index.core.tools.types import BaseTool
+
+__all__ = ["KarakuriLLM"]
+
+#: What `configure_settings` changes. The public getters would build OpenAI's defaults only to look at them.
+_SETTINGS: Final = ("_llm", "_prompt_helper", "_chat_prompt_helper")
+
+
+def _secret(value: str | None) -> SecretStr | None:
+    return SecretStr(value) if value else None
+
+
+def _plain(attributes: Any) -> dict[str, int]:
+    """A checked copy as a plain dict; an object replaces all nine, so all nine are kept."""
+    checked = SteeringAttributes.overlay(attributes)
+    return dict(checked) if isinstance(attributes, SteeringAttributes) else {name: checked[name] for name in attributes}
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str):
+        raise OptionError(f"{name} must be text, got a {type(value).__name__}")
+    return value
+
+
+def _limits(helper: object, *names: str) -> dict[str, Any]:
+    return {} if helper is None else {name: getattr(helper, name) for name in names}
+
+
+def _provider_of(values: Mapping[str, Any]) -> Provider:
+    return Provider(
+        fields=EngineFields(**{field.name: values[field.name] for field in fields(EngineFields)}),
+        attributes=values["attributes"],
+        sampling=Sampling(**{name: values[name] for name in SAMPLING_FIELDS}),
+        policy=AttributePolicy(values["message_attributes"], values["attribute_bounds"]),
+        template_tokens=values["template_tokens"],
+        overflow=values["overflow"],
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _turn_overhead(family: Family) -> int:
+    """At most so many tokens does the template add to one turn with a system text.
+
+    Counted without a tokenizer, which may not be on this machine: the template is ASCII, and no tokenizer makes more
+    than one token of an ASCII character. The real count is about half; the difference pays for text that takes more
+    tokens within a prompt than alone.
+    """
+    empty = render(Request((Message("system", ""),)), family, partial=True)
+    return sum(len(part) if isinstance(part, str) else 1 for part in empty.segments)
+
+
+class KarakuriLLM(FunctionCallingLLM):
+    """KARAKURI LM Chat in LlamaIndex, steered by nine attributes from 0 to 4.
+
+    Install with `pip install "karakuri-integrations[llama-index,local]"`.
+
+    Examples:
+        ```python
+        from llama_index.core.llms import ChatMessage
+        from karakuri_integrations.llama_index import KarakuriLLM
+
+        llm = KarakuriLLM(attributes={"verbosity": 1})   # the small demo model that ships with the package
+        print(llm.complete("東京の名物は何ですか。").text)
+
+        messages = [ChatMessage(role="system", content="Answer briefly."), ChatMessage(role="user", content="Hello!")]
+        for item in llm.stream_chat(messages, attributes={"humor": 3}):   # for this call only
+            print(item.delta, end="")
+        ```
+
+        The real model, in 4 bits on this machine: `KarakuriLLM(model="karakuri-ai/karakuri-lm-70b-chat-v0.1")`.
+        One loaded model for both frameworks: `KarakuriLLM(engine=engine)`.
+
+    **Attributes.** Weakest first: the constructor's, the call's, the user message's own (`additional_kwargs`, flat or
+    under "attributes"; `message_attributes` and `attribute_bounds` say what is allowed). A mapping changes the keys
+    it has, a SteeringAttributes object replaces all nine. Past turns keep the values they were answered with: the
+    reply's message carries them as a record that memories keep. ContextChatEngine, CondensePlusContextChatEngine,
+    CondenseQuestionChatEngine and the ReAct agent rebuild past turns from their text; for those turns the
+    constructor's values hold.
+
+    **Responses.** `raw` of a whole response and of a stream's last item is plain JSON: `model`, `usage`
+    (`prompt_tokens`, `completion_tokens`, `total_tokens`, exact), `finish_reason` ("stop" or "length"), `attributes`
+    (the nine values used). The counts stand in the response's `additional_kwargs` too. Stream items carry the text so
+    far and the new piece in `delta`.
+
+    **Prompts.** Chat and complete write the model's own template; `render_prompt` shows it. `complete(prompt,
+    formatted=True)` sends the prompt as it is and honours the control tokens in it, so never pass it text from
+    others; begin it with `<s>`, as `render_prompt` does. A `messages_to_prompt` or `completion_to_prompt` of your own
+    replaces the template: what it returns is sent as such a formatted prompt, and attributes are then its business.
+
+    **Sizes.** `metadata.context_window`, which LlamaIndex's prompt helpers fill, is the window less one turn's
+    template. `metadata.num_output` is `max_tokens`, or without it a sixteenth of the window. Call
+    `configure_settings()` once, so that LlamaIndex counts with this model's tokenizer.
+
+    Errors are those of `karakuri_integrations.errors`; none is swallowed or wrapped.
+
+    Raises:
+        OptionError: an unknown field (the near one is named), a value out of range, or fields that exclude each other.
+        AttributeConfigError: attributes or bounds that are not valid.
+        UnknownModelError: no prompt template is known for the model.
+        UnsupportedError: `base_url`, tools; this version does not have them.
+    """
+
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True, protected_namespaces=()
+    )
+
+    model: str | None = Field(default=None, description="Model id or folder; None is the model that ships here.")
+    engine: Any = Field(default=None, repr=False, description="An engine that answers; excludes model and base_url.")
+    base_url: str | None = Field(default=None, description="A remote endpoint (also api_base); not in this version.")
+    api_key: SecretStr | None = Field(
+        default_factory=lambda: _secret(os.environ.get("KARAKURI_API_KEY")),
+        exclude=True,
+        description="For remote endpoints only, or the environment variable KARAKURI_API_KEY.",
+    )
+    max_retries: int = Field(default=2, ge=0, description="For remote endpoints only.")
+    timeout: float | None = Field(default=None, description="Seconds for a whole call; None is without limit.")
+    attributes: dict[str, int] | None = Field(default=None, description="Steering attributes, integers 0 to 4.")
+    temperature: float = Field(default=0.0, description="0 is greedy.")
+    top_p: float = Field(default=1.0, description="0 < top_p <= 1.")
+    top_k: int = Field(default=0, description="0 is off.")
+    min_p: float = Field(default=0.0, description="0 to 1; 0 is off.")
+    repetition_penalty: float = Field(default=1.0, description="Above 0; 1 is off.")
+    max_tokens: int | None = Field(default=None, description="Tokens of a reply; None is the rest of the window.")
+    stop: str | list[str] | None = Field(default=None, description="Where a reply ends; a call's own replaces it.")
+    seed: int | None = Field(default=None, description="Makes sampling reproducible.")
+    context_window: int | None = Field(default=None, description="Tokens of prompt and reply; None is the model's.")
+    template: str | None = Field(default=None, description="The prompt family, where the model id does not tell.")
+    template_tokens: TemplateTokens = Field(default="escape", description="Template tokens in data.")
+    message_attributes: PolicyMode = Field(default="allow", description="Whether messages may carry attributes.")
+    attribute_bounds: dict[str, tuple[int, int]] | None = Field(
+        default=None, description="What messages may ask for, as {name: (lowest, highest)}."
+    )
+    overflow: OverflowPolicy = Field(default="error", description="Too long a chat: error or drop_oldest_turns.")
+    quantization: str = Field(default="nf4", description="The form of local weights.")
+    device: str = Field(default="auto", description="Where local weights go.")
+    revision: str | None = Field(default=None, description="Commit of the model to download.")
+    cache_dir: str | None = Field(default=None, description="Where downloads are kept.")
+    local_files_only: bool = Field(default=False, description="Never download.")
+
+    _model_window: int | None = PrivateAttr(default=None)
+
+    def __init__(self, **data: Any) -> None:
+        data = self._checked(data)
+        window = data.get("context_window")
+        engine = _provider_of({**self._defaults(), **data}).engine()  # our errors, before pydantic would wrap them
+        if window is None:
+            data["context_window"] = engine.context_window
+        elif data.get("engine") is not None and window != engine.context_window:
+            raise OptionError(
+                f"context_window is {window} and the engine's is {engine.context_window}; leave it out with engine="
+            )
+        super().__init__(**data)
+        self._model_window = engine.context_window if window is None else None
+        self._own_templates()
+
+    @classmethod
+    def _checked(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The constructor's arguments with aliases resolved and copies made; unknown ones are refused."""
+        data = dict(data)
+        if "api_base" in data:
+            if data.get("base_url") is not None:
+                raise OptionError("base_url and api_base are the same option; give one of them")
+            data["base_url"] = data.pop("api_base")
+        for name in data:
+            if name not in cls.model_fields:
+                raise OptionError(unknown_option(name, tuple(cls.model_fields)))
+        if isinstance(data.get("engine"), str):
+            raise OptionError(
+                f"engine: this configuration was saved with an engine of its own (for {data['engine']!r:.120}); "
+                "give it again: from_dict(data, engine=...)"
+            )
+        if data.get("engine") is not None and not isinstance(data["engine"], Engine):
+            raise OptionError(f"engine must be an engine such as LocalEngine, got a {type(data['engine']).__name__}")
+        if data.get("attributes") is not None:
+            data["attributes"] = _plain(data["attributes"])
+        return data
+
+    @classmethod
+    def _defaults(cls) -> dict[str, Any]:
+        return {name: field.default for name, field in cls.model_fields.items()}
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "karakuri_llm"
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """Sizes and abilities; loads and contacts nothing."""
+        engine = self._provider.engine()
+        return LLMMetadata(
+            context_window=max(1, engine.context_window - _turn_overhead(engine.family)),
+            num_output=self.max_tokens or max(1, engine.context_window // 16),
+            is_chat_model=True,
+            is_function_calling_model=False,
+            model_name=engine.model,
+        )
+
+    def to_payload(self) -> dict[str, Any]:
+        """What traces show of this model: no secret, no path."""
+        payload = super().to_payload()
+        return {
+            **payload,
+            "model": payload["model_name"],
+            "temperature": self.temperature,
+            "attributes": dict(self._provider.own_attributes),
+        }
+
+    # -- the eight entry points ------------------------------------------------------------------------------------
+
+    @llm_chat_callback()
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """Answer a conversation. Call options: attributes, model and the sampling fields."""
+        return collect(self._chat(messages, kwargs).call()).chat()
+
+    @llm_chat_callback()
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """As `chat`, natively async."""
+        return (await acollect(await self._chat(messages, kwargs).acall())).chat()
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """Answer one user message; `formatted=True` sends the prompt as it is (unsafe for text from others)."""
+        return collect(self._completion(prompt, formatted, kwargs).call()).completion()
+
+    @llm_completion_callback()
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """As `complete`, natively async."""
+        return (await acollect(await self._completion(prompt, formatted, kwargs).acall())).completion()
+
+    @closes
+    @llm_chat_callback()
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        """As `chat`, item by item. Closing the generator stops the model."""
+        return stream(self._chat(messages, kwargs).call(), Answer.chat)
+
+    @acloses
+    @llm_chat_callback()
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        """As `stream_chat`, natively async: `async for item in await llm.astream_chat(messages)`."""
+        return astream(await self._chat(messages, kwargs).acall(), Answer.chat)
+
+    @closes
+    @llm_completion_callback()
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        """As `complete`, item by item. Closing the generator stops the model."""
+        return stream(self._completion(prompt, formatted, kwargs).call(), Answer.completion)
+
+    @acloses
+    @llm_completion_callback()
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
+        """As `stream_complete`, natively async: `async for item in await llm.astream_complete(prompt)`."""
+        return astream(await self._completion(prompt, formatted, kwargs).acall(), Answer.completion)
+
+    # -- what this class has beside LlamaIndex's contract ----------------------------------------------------------
+
+    def render_prompt(
+        self, messages: object, attributes: AttributeLike | None = None, tools: Sequence[Any] | None = None
+    ) -> str:
+        """The exact prompt text in the model's template; no engine is needed and nothing is loaded.
+
+        Args:
+            messages: text, a ChatMessage, or a list of ChatMessages, dicts and texts.
+            attributes: as a call's option.
+            tools: not in this version.
+        """
+        options = check_options({"attributes": attributes, "tools": tools})
+        provider = self._provider
+        return provider.render(to_values(to_messages(messages), provider), options).text
+
+    def count_tokens(self, messages: object, attributes: AttributeLike | None = None) -> int:
+        """Tokens of the prompt as it would be sent; loads a tokenizer at most."""
+        provider = self._provider
+        return provider.count_tokens(
+            to_values(to_messages(messages), provider), check_options({"attributes": attributes})
+        )
+
+    def configure_settings(self) -> AbstractContextManager[object]:
+        """Set LlamaIndex's global Settings to this model: its llm, tokenizer and the sizes in both prompt helpers.
+
+        Nothing else is changed: not the callback manager, not the embedding model, not a node parser that exists
+        already (it keeps the tokenizer it was made with). An existing prompt helper's chunk limits are kept.
+
+        Returns:
+            A context manager; leaving it puts back what was there before. Without `with`, the settings stay.
+        """
+        from llama_index import core
+        from llama_index.core.indices.prompt_helper import ChatPromptHelper, PromptHelper
+        from llama_index.core.utils import set_global_tokenizer
+
+        settings, metadata = core.Settings, self.metadata
+        before = {name: getattr(settings, name) for name in _SETTINGS}
+        undo = ExitStack()
+        undo.callback(setattr, core, "global_tokenizer", core.global_tokenizer)
+        for name, value in before.items():
+            undo.callback(setattr, settings, name, value)
+        tokenizer = self._provider.engine().token_ids
+        set_global_tokenizer(tokenizer)
+        settings._llm = self  # the public setter would also replace this model's callback manager
+        kept = _limits(before["_prompt_helper"], "chunk_overlap_ratio", "chunk_size_limit", "separator")
+        settings.prompt_helper = PromptHelper.from_llm_metadata(metadata, tokenizer=tokenizer, **kept)
+        kept = _limits(before["_chat_prompt_helper"], "chunk_overlap_ratio", "chunk_size_limit")
+        settings.chat_prompt_helper = ChatPromptHelper.from_llm_metadata(metadata, tokenizer=tokenizer, **kept)
+        return undo
+
+    def close(self) -> None:
+        """Free the loaded model, for everyone who shares it; the next call loads it again."""
+        self._provider.engine().close()
+
+    # -- tools: not in this version, so LlamaIndex takes its text programs and ReAct ---------------------------------
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        if tools or tool_required:
+            raise UnsupportedError("tools: this version has no tools for KARAKURI models; a ReActAgent works without")
+        user = [] if user_msg is None else to_messages(user_msg)
+        return {"messages": [*(chat_history or []), *user], **kwargs}
+
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """Always empty.
+
+        Raises:
+            UnsupportedError: `error_on_no_tool_call`.
+        """
+        if error_on_no_tool_call:
+            raise UnsupportedError("no tool call: this version has no tools for KARAKURI models")
+        return []
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _provider(self) -> Provider:
+        """This model's configuration as it stands now: fields may be assigned at any time."""
+        values = dict(self.__dict__)
+        if self.context_window == self._model_window:
+            values["context_window"] = None
+        return _provider_of(values)
+
+    def _chat(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> Plan:
+        options, provider, template = check_options(kwargs), self._provider, self.messages_to_prompt
+        if template is not None and not isinstance(template, _OwnTemplate):
+            return Plan(provider, _text(template(messages), "messages_to_prompt"), options)
+        return Plan(provider, to_values(to_messages(messages), provider), options)
+
+    def _completion(self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]) -> Plan:
+        options, provider, template = check_options(kwargs), self._provider, self.completion_to_prompt
+        _text(prompt, "prompt")
+        if formatted:
+            return Plan(provider, prompt, options)
+        if template is not None and not isinstance(template, _OwnTemplate):
+            return Plan(provider, _text(template(prompt), "completion_to_prompt"), options)
+        return Plan(provider, to_values(to_messages(prompt), provider), options)
+
+    def _own_templates(self) -> None:
+        """Where the user gave no template of their own, this model's stands in its place."""
+        own: Any = _OwnTemplate(self)
+        if self.messages_to_prompt is generic_messages_to_prompt or isinstance(self.messages_to_prompt, _OwnTemplate):
+            self.messages_to_prompt = own
+        if self.completion_to_prompt is default_completion_to_prompt or isinstance(
+            self.completion_to_prompt, _OwnTemplate
+        ):
+            self.completion_to_prompt = own
+
+    @field_serializer("engine")
+    def _engine_id(self, engine: Any) -> str | None:
+        return None if engine is None else str(engine.model)
+
+    def __copy__(self) -> KarakuriLLM:
+        copied = super().__copy__()
+        copied._own_templates()
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> KarakuriLLM:
+        memo = {} if memo is None else memo
+        memo[id(self.engine)] = self.engine  # weights are shared, never copied
+        copied = super().__deepcopy__(memo)
+        copied._own_templates()
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        if "engine" not in state["__dict__"]:  # LlamaIndex drops what it cannot pickle; another model would answer
+            raise UnsupportedError(
+                f"engine= holds a {type(self.engine).__name__}, which cannot be pickled; "
+                "pass model= instead, or build the model anew where it is needed"
+            )
+        return state
+
+
+class _OwnTemplate:
+    """The default of both template fields: the model's own. A user's callable in its place is told apart by type."""
+
+    def __init__(self, llm: KarakuriLLM | None = None) -> None:
+        self._llm = llm
+
+    def __call__(self, messages: object) -> str:
+        if self._llm is None:
+            raise RuntimeError("this template has lost its model")
+        return self._llm.render_prompt(messages)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _OwnTemplate)
+
+    def __hash__(self) -> int:
+        return hash(_OwnTemplate)
+
+    def __repr__(self) -> str:
+        return "<the model's own template>"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _OwnTemplate:
+        return self  # its model's copy makes a new one
+
+    def __reduce__(self) -> tuple[type[_OwnTemplate], tuple[()]]:
+        return _OwnTemplate, ()
