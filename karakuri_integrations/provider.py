@@ -148,6 +148,8 @@ class Provider:
     def __post_init__(self) -> None:
         if self.overflow not in ("error", "drop_oldest_turns"):
             raise OptionError(f"overflow must be error or drop_oldest_turns, got {self.overflow!r:.40}")
+        if self.template_tokens not in ("escape", "reject", "allow"):
+            raise OptionError(f"template_tokens must be escape, reject or allow, got {self.template_tokens!r:.40}")
 
     @property
     def own_attributes(self) -> SteeringAttributes:

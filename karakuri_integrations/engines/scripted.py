@@ -49,6 +49,12 @@ class ScriptedEngine:
     def __deepcopy__(self, memo: dict[int, Any]) -> ScriptedEngine:
         return self  # an engine is shared by the copies of its provider
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
     @property
     def model(self) -> str:
         return self._model
