@@ -7,7 +7,9 @@ Knows LlamaIndex's contract: fields, the eight entry points, events, Settings. M
 from __future__ import annotations
 
 import functools
+import logging
 import os
+import pickle
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields
@@ -27,7 +29,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
-from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_serializer
 
 from ._llama_index_calls import Plan, acloses, acollect, astream, closes, collect, stream
 from ._llama_index_messages import Answer, to_messages, to_values
@@ -43,12 +45,14 @@ from .provider import (
     check_options,
     unknown_option,
 )
-from .templates import Family, TemplateTokens, render
+from .templates import Family, TemplateTokens, family_of_model, render
 
 if TYPE_CHECKING:
     from llama_index.core.tools.types import BaseTool
 
 __all__ = ["KarakuriLLM"]
+
+_log = logging.getLogger("karakuri_integrations")
 
 #: What `configure_settings` changes. The public getters would build OpenAI's defaults only to look at them.
 _SETTINGS: Final = ("_llm", "_prompt_helper", "_chat_prompt_helper")
@@ -68,6 +72,14 @@ def _text(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise OptionError(f"{name} must be text, got a {type(value).__name__}")
     return value
+
+
+def _window_at_hand(engine: Engine, data: Mapping[str, Any]) -> int | None:
+    """The model's window, unless a hub would have to be asked for its family first."""
+    model = data.get("model")
+    if model is None or data.get("template") or family_of_model(model) or os.path.isdir(model):
+        return engine.context_window
+    return None
 
 
 def _limits(helper: object, *names: str) -> dict[str, Any]:
@@ -93,8 +105,22 @@ def _turn_overhead(family: Family) -> int:
     than one token of an ASCII character. The real count is about half; the difference pays for text that takes more
     tokens within a prompt than alone.
     """
-    empty = render(Request((Message("system", ""),)), family, partial=True)
-    return sum(len(part) if isinstance(part, str) else 1 for part in empty.segments)
+    shown = render(Request((Message("system", "s"), Message("user", "u"))), family)
+    return sum(len(part) if isinstance(part, str) else 1 for part in shown.segments) - len("su")
+
+
+def _can_pickle(name: str, value: object) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception as error:  # pickle raises whatever the value raises
+        if name == "engine":
+            raise UnsupportedError(
+                f"engine= holds a {type(value).__name__}, which cannot be pickled; "
+                "pass model= instead, or build the model anew where it is needed"
+            ) from error
+        _log.warning("%s cannot be pickled and is left out", name)
+        return False
+    return True
 
 
 class KarakuriLLM(FunctionCallingLLM):
@@ -189,16 +215,16 @@ class KarakuriLLM(FunctionCallingLLM):
 
     def __init__(self, **data: Any) -> None:
         data = self._checked(data)
-        window = data.get("context_window")
         engine = _provider_of({**self._defaults(), **data}).engine()  # our errors, before pydantic would wrap them
-        if window is None:
-            data["context_window"] = engine.context_window
-        elif data.get("engine") is not None and window != engine.context_window:
+        given = data.get("context_window")
+        if given is None:
+            data["context_window"] = _window_at_hand(engine, data)
+        elif data.get("engine") is not None and given != engine.context_window:
             raise OptionError(
-                f"context_window is {window} and the engine's is {engine.context_window}; leave it out with engine="
+                f"context_window is {given} and the engine's is {engine.context_window}; leave it out with engine="
             )
         super().__init__(**data)
-        self._model_window = engine.context_window if window is None else None
+        self._model_window = self.context_window if given is None else None
         self._own_templates()
 
     @classmethod
@@ -211,7 +237,7 @@ class KarakuriLLM(FunctionCallingLLM):
             data["base_url"] = data.pop("api_base")
         for name in data:
             if name not in cls.model_fields:
-                raise OptionError(unknown_option(name, tuple(cls.model_fields)))
+                raise OptionError(unknown_option(name, (*cls.model_fields, "api_base")))
         if isinstance(data.get("engine"), str):
             raise OptionError(
                 f"engine: this configuration was saved with an engine of its own (for {data['engine']!r:.120}); "
@@ -435,12 +461,9 @@ class KarakuriLLM(FunctionCallingLLM):
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = super().__getstate__()
-        if "engine" not in state["__dict__"]:  # LlamaIndex drops what it cannot pickle; another model would answer
-            raise UnsupportedError(
-                f"engine= holds a {type(self.engine).__name__}, which cannot be pickled; "
-                "pass model= instead, or build the model anew where it is needed"
-            )
+        """As LlamaIndex pickles, but what it leaves out stays in this object, and the engine is never left out."""
+        state: dict[Any, Any] = BaseModel.__getstate__(self)
+        state["__dict__"] = {name: value for name, value in self.__dict__.items() if _can_pickle(name, value)}
         return state
 
 
@@ -454,12 +477,6 @@ class _OwnTemplate:
         if self._llm is None:
             raise RuntimeError("this template has lost its model")
         return self._llm.render_prompt(messages)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _OwnTemplate)
-
-    def __hash__(self) -> int:
-        return hash(_OwnTemplate)
 
     def __repr__(self) -> str:
         return "<the model's own template>"

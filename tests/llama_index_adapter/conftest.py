@@ -71,7 +71,7 @@ def text() -> Callable[..., str]:
 
 
 class Observer(BaseEventHandler):
-    seen: list[Any] = []
+    seen: list[Any]
 
     def handle(self, event: Any, **kwargs: Any) -> None:
         self.seen.append(event)
