@@ -97,6 +97,7 @@ class Checkpoint:
 
     def __init__(self, source: Source) -> None:
         self.source = source
+        self._window: int | None = None
 
     @cached_property
     def small_files(self) -> Path:
@@ -170,9 +171,10 @@ class Checkpoint:
     @property
     def window(self) -> int | None:
         """`max_position_embeddings`, where the configuration is at hand without the network."""
-        folder = self.known_locally()
-        value = read_json(folder / "config.json").get("max_position_embeddings") if folder else None
-        return value if isinstance(value, int) and value > 0 else None
+        if self._window is None and (folder := self.known_locally()) is not None:
+            value = read_json(folder / "config.json").get("max_position_embeddings")
+            self._window = value if isinstance(value, int) and value > 0 else None
+        return self._window
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -17,6 +17,8 @@ __all__ = ["PREFILL_CHUNK", "Sampler", "Sequence"]
 #: Prompt tokens per forward pass; between two of them a call can be cancelled.
 PREFILL_CHUNK: Final = 512
 
+_LEAST_TEMPERATURE: Final = 1e-5  # below it scores divided by it become infinite; it is greedy but for exact ties
+
 
 class Sampler:
     """Chooses the next token from logits, in transformers' order and by its own processors.
@@ -47,9 +49,10 @@ class Sampler:
         if self._greedy:
             chosen = scores.argmax(-1)
         else:
-            if not finite:  # multinomial refuses such scores with an error of its own
-                return None
-            chosen = torch.multinomial(torch.softmax(scores, -1), 1, generator=self._random)[:, 0]
+            chances = torch.softmax(scores, -1)
+            finite &= torch.isfinite(chances).all()
+            # NaN in multinomial is an assertion in the device, after which CUDA is lost for the whole process.
+            chosen = torch.multinomial(torch.nan_to_num(chances, nan=1.0), 1, generator=self._random)[:, 0]
         # One transfer from the device for both answers.
         token, good = torch.stack((chosen[0], finite.to(chosen.dtype))).tolist()
         return int(token) if good else None
@@ -64,7 +67,7 @@ def _processors(sampling: Sampling, device: Any) -> Any:
     if sampling.temperature == 0:
         return steps
     if sampling.temperature != 1:
-        steps.append(hf.TemperatureLogitsWarper(float(sampling.temperature)))
+        steps.append(hf.TemperatureLogitsWarper(max(float(sampling.temperature), _LEAST_TEMPERATURE)))
     if sampling.top_k:
         steps.append(hf.TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:
@@ -111,8 +114,8 @@ class Sequence:
         token = self._sampler(logits, self._ids[:, : self._filled].to(logits.device))
         if token is None:
             raise NumericalError(
-                f"the model's logits are NaN or infinite after {self._made} tokens; check the weights, or load them "
-                'with quantization="bf16" or "fp32"',
+                f"the model's logits are NaN or infinite after {self._made} tokens; check the weights and the sampling "
+                'options, or load the model with quantization="bf16" or "fp32"',
                 self._made,
             )
         if self._filled < self._ids.shape[1]:

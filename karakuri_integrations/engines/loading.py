@@ -22,7 +22,7 @@ from .checkpoint import Checkpoint, log, notify
 from .hub import INSTALL_HINT
 from .memory import check_memory, estimate, free_ram
 from .precision import PRECISIONS, Precision, check_stored, missing_backend, stored_form
-from .safety import check_checkpoint, check_config, check_versions, tensors
+from .safety import check_checkpoint, check_files, check_versions, tensors
 
 __all__ = ["Loaded", "Report", "load"]
 
@@ -65,7 +65,7 @@ def load(checkpoint: Checkpoint, precision: Precision, device: str) -> Loaded:
         ModelLoadError: and its kinds; each says what to do.
     """
     check_versions()
-    check_config(checkpoint)
+    check_files(checkpoint)
     stored = stored_form(checkpoint.config)
     check_stored(precision, stored)
     _import_torch()

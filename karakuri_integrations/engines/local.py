@@ -16,7 +16,7 @@ from contextlib import aclosing, closing
 from typing import Any, Final, TypeVar
 
 from ..conversation import Piece, Prompt, Sampling
-from ..errors import ContextOverflowError, OptionError
+from ..errors import ContextOverflowError, MessageError, OptionError
 from ..templates import Family, family_of_checkpoint, family_of_model, family_of_template, unknown_model
 from .channel import Channel, Deadline
 from .checkpoint import source_of
@@ -193,7 +193,9 @@ class LocalEngine:
         ids = entry.tokens.encode(prompt)
         window = self.context_window
         room = window - len(ids)
-        if not ids or room < 1 or (sampling.max_tokens or 0) > room:
+        if not ids:
+            raise MessageError("the prompt is empty; it needs at least one token")
+        if room < 1 or (sampling.max_tokens or 0) > room:
             raise ContextOverflowError(len(ids), sampling.max_tokens, window)
         end = entry.tokens.control_id(self.family.end_token)
         return Generation(

@@ -21,7 +21,7 @@ from ..templates import FAMILIES
 from .checkpoint import Checkpoint, read_json
 from .hub import INSTALL_HINT
 
-__all__ = ["Tensor", "check_checkpoint", "check_config", "check_versions", "tensors"]
+__all__ = ["Tensor", "check_checkpoint", "check_files", "check_versions", "shards", "tensors"]
 
 _FLOORS: Final = {
     "torch": ((2, 6), "CVE-2025-32434: older versions can run code hidden in weights"),
@@ -29,6 +29,7 @@ _FLOORS: Final = {
 }
 _MODEL_TYPES: Final = frozenset(one for family in FAMILIES.values() for one in family.model_types)
 _SETTINGS: Final = ("config.json", "generation_config.json", "tokenizer_config.json")
+_INDEX: Final = "model.safetensors.index.json"
 _PICKLES: Final = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _LARGEST_HEADER: Final = 100 * 2**20  # the safetensors library's own limit
 
@@ -48,20 +49,28 @@ def check_versions() -> None:
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
-    """Raise unless everything in a complete checkpoint's folder is safe to load."""
-    folder = checkpoint.small_files
-    check_config(checkpoint)
+    """Raise unless a checkpoint's folder holds all its weights and everything in it is safe to load."""
+    check_files(checkpoint)
+    _check_complete(checkpoint.source.name, checkpoint.small_files)
+
+
+def check_files(checkpoint: Checkpoint) -> None:
+    """Raise UnsafeModelError unless everything that is in a checkpoint's folder is safe to load."""
+    folder, name = checkpoint.small_files, checkpoint.source.name
+    _check_config(checkpoint)
     if (folder / "adapter_config.json").exists():
         raise UnsafeModelError(
-            f"{checkpoint.source.name} holds an adapter, which would load a second model that it names; merge it first"
+            f"{name} holds an adapter, which would load a second model that it names; merge it first"
         )
-    _check_weights(checkpoint.source.name, folder)
-    if not checkpoint.source.packaged:
-        _check_links(checkpoint.source.name, folder)
+    if checkpoint.source.folder is not None:  # of a hub model only the files that were asked for are there
+        _check_pickles(name, folder)
+    if (folder / _INDEX).is_file():
+        shards(folder)
+    if not checkpoint.source.packaged:  # what installs a package may well link its files
+        _check_links(name, folder)
 
 
-def check_config(checkpoint: Checkpoint) -> None:
-    """Raise unless config.json is of a known model type and no settings file names code."""
+def _check_config(checkpoint: Checkpoint) -> None:
     name = checkpoint.source.name
     model_type = checkpoint.config.get("model_type")
     if model_type not in _MODEL_TYPES:
@@ -103,16 +112,17 @@ def _leaves(value: Any) -> list[Any]:
     return [leaf for one in value.values() for leaf in _leaves(one)] if isinstance(value, Mapping) else [value]
 
 
-def _check_weights(name: str, folder: Path) -> None:
+def _check_pickles(name: str, folder: Path) -> None:
     files = sorted(path.name for path in folder.iterdir())
-    if not any(file.endswith(".safetensors") for file in files):
-        pickles = [file for file in files if file.endswith(_PICKLES)]
-        if pickles:
-            raise UnsafeModelError(
-                f"{name} holds its weights only as pickles ({pickles[0]}), which can run code when they are loaded; "
-                "use a checkpoint in safetensors format"
-            )
-        raise ModelLoadError(f"{name} holds no *.safetensors weights; fetch the checkpoint again")
+    pickles = [file for file in files if file.endswith(_PICKLES)]
+    if pickles and not any(file.endswith(".safetensors") for file in files):
+        raise UnsafeModelError(
+            f"{name} holds its weights only as pickles ({pickles[0]}), which can run code when they are loaded; "
+            "use a checkpoint in safetensors format"
+        )
+
+
+def _check_complete(name: str, folder: Path) -> None:
     for shard in shards(folder):
         if not (folder / shard).is_file():
             raise ModelLoadError(f"{name}: the weights file {shard!r:.80} is missing; fetch the checkpoint again")
@@ -120,18 +130,16 @@ def _check_weights(name: str, folder: Path) -> None:
 
 def shards(folder: Path) -> list[str]:
     """The names of the weight files that will be loaded; each is a plain name inside the folder."""
-    index = folder / "model.safetensors.index.json"
+    index = folder / _INDEX
     if (folder / "model.safetensors").is_file() or not index.is_file():
         return ["model.safetensors"]
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ModelLoadError("model.safetensors.index.json has no weight_map; fetch the checkpoint again")
+        raise ModelLoadError(f"{_INDEX} has no weight_map; fetch the checkpoint again")
     names = sorted(set(map(str, weight_map.values())))
     for one in names:
         if not re.fullmatch(r"[\w][\w.-]*\.safetensors", one):
-            raise UnsafeModelError(
-                f"model.safetensors.index.json names {one!r:.80}, which is not a safetensors file of its folder"
-            )
+            raise UnsafeModelError(f"{_INDEX} names {one!r:.80}, which is not a safetensors file of its folder")
     return names
 
 

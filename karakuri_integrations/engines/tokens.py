@@ -18,7 +18,7 @@ from ..conversation import Control, Prompt
 from ..errors import MessageError, MissingDependencyError, ModelLoadError
 from .checkpoint import Checkpoint
 from .hub import INSTALL_HINT
-from .safety import check_config, check_versions
+from .safety import check_files, check_versions
 
 __all__ = ["TextStream", "Tokens", "load_tokenizer"]
 
@@ -32,7 +32,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
         ModelLoadError: its files are unsafe, missing or damaged.
     """
     check_versions()
-    check_config(checkpoint)
+    check_files(checkpoint)
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
@@ -61,6 +61,7 @@ class Tokens:
         self._special = frozenset(
             one["id"] for one in json.loads(description).get("added_tokens", ()) if one.get("special")
         )
+        self._alphabet = _byte_alphabet() if '"ByteLevel"' in json.dumps(json.loads(description)["decoder"]) else None
         self._bytes: dict[int, bytes] = {}
         self._lead = self._first.encode("a", add_special_tokens=False).ids
 
@@ -112,9 +113,11 @@ class Tokens:
     def _look_up(self, token: int) -> bytes:
         if token in self._special:
             return b""
-        single = _BYTE.fullmatch(self._first.id_to_token(token) or "")
-        if single:
+        text = self._first.id_to_token(token) or ""
+        if single := _BYTE.fullmatch(text):
             return bytes([int(single[1], 16)])
+        if self._alphabet and all(one in self._alphabet for one in text):
+            return bytes(self._alphabet[one] for one in text)
         # Decoded behind another word, because decoders drop the space of the first word.
         together = self._first.decode([*self._lead, token], skip_special_tokens=False)
         return str(together)[len(self._first.decode(self._lead, skip_special_tokens=False)) :].encode()
@@ -142,6 +145,13 @@ class TextStream:
 
     def push_all(self, ids: Sequence[int]) -> str:
         return "".join(map(self.push, ids))
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The characters in which byte-level vocabularies write their bytes: printable ones stand for themselves."""
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [one for one in range(256) if one not in shown]
+    return {**{chr(one): one for one in shown}, **{chr(256 + place): one for place, one in enumerate(hidden)}}
 
 
 def _surrogate(text: str) -> int | None:

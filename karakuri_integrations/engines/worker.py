@@ -72,6 +72,12 @@ class Worker(Generic[LoadedT]):
         self._thread.start()
 
     def alive(self) -> bool:
+        """Whether the thread runs.
+
+        Raises:
+            ForkedProcessError: it runs in the parent of this process.
+        """
+        refuse_fork()
         return self._thread.is_alive()
 
     @property
@@ -99,16 +105,20 @@ class Worker(Generic[LoadedT]):
 
     def close(self, wait: float) -> None:
         """End every call now, and the thread as soon as its step is done; wait for that up to `wait` seconds."""
+        self._end_all(_closed())
+        if threading.current_thread() is not self._thread:
+            self._thread.join(wait)
+
+    def _end_all(self, failure: EngineError) -> None:
+        """Take no more calls, and end those that run or wait with copies of one error."""
         with self._changed:
             self._closing = True
             waiting = [*self._jobs] if self._current is None else [self._current, *self._jobs]
             self._jobs.clear()
             self._changed.notify_all()
         for job in waiting:
-            job.channel.put(_closed())
+            job.channel.put(_copied(failure))
             job.channel.cancel()
-        if threading.current_thread() is not self._thread:
-            self._thread.join(wait)
 
     def _run(self) -> None:
         try:
@@ -116,8 +126,8 @@ class Worker(Generic[LoadedT]):
                 self._after._thread.join()
                 self._after = None
             self._serve_all()
-        finally:
-            self.close(0)
+        except BaseException as error:  # noqa: BLE001  # whatever ends this thread, nobody may wait for it
+            self._end_all(self._translate(error)[0])
 
     def _serve_all(self) -> None:
         loaded: list[LoadedT] = []  # a list, so that nothing else holds the model when it is cleared
@@ -162,7 +172,7 @@ class Worker(Generic[LoadedT]):
         with self._changed:
             waiting, self._jobs = self._jobs, deque()
         for job in waiting:
-            job.channel.put(copy.copy(failure))
+            job.channel.put(_copied(failure))
 
 
 def refuse_fork() -> None:
@@ -172,6 +182,13 @@ def refuse_fork() -> None:
             "a local model was used in the parent process before fork(), and it cannot be used in the child; start "
             'processes with multiprocessing.get_context("spawn"), or use the model only after the fork'
         )
+
+
+def _copied(failure: EngineError) -> EngineError:
+    """Two threads must not raise the same object: each adds its own traceback to it."""
+    other = copy.copy(failure)
+    other.__cause__ = failure.__cause__
+    return other
 
 
 def _closed() -> EngineClosedError:

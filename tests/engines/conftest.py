@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+# Matrices this small are slower with two threads, and far slower when another process wants a core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from karakuri_integrations.conversation import Message, Prompt, Request, Sampling
 from karakuri_integrations.engines import LocalEngine
+from karakuri_integrations.engines.channel import Channel, Deadline
 from karakuri_integrations.templates import FAMILIES, render
 
 FAMILY = FAMILIES["karakuri-lm-70b-chat-v0.1"]
@@ -102,3 +107,23 @@ def prompt_of(text: str = "富士山は？") -> Prompt:
 
 def answer(engine: LocalEngine, text: str = "富士山は？", **sampling: object) -> str:
     return "".join(one.text for one in engine.stream(prompt_of(text), Sampling(**{"max_tokens": 12, **sampling})))
+
+
+class Look:
+    """A job that hands out the loaded torch module. It runs when everything queued before it has ended."""
+
+    def __init__(self) -> None:
+        self.channel = Channel(Deadline(None))
+        self.found = []
+
+    def run(self, loaded) -> None:
+        self.found.append(loaded.model)
+        self.channel.put(None)
+
+
+def loaded_model(engine: LocalEngine):
+    """The torch module behind an engine, for tests that count or break it."""
+    look = Look()
+    worker = engine._shared.submit(look, 128, engine.family)
+    list(look.channel.pieces(worker.alive))
+    return look.found[0]
