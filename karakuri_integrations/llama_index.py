@@ -6,13 +6,9 @@ Knows LlamaIndex's contract: fields, the eight entry points, events, Settings. M
 
 from __future__ import annotations
 
-import functools
-import logging
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
@@ -32,95 +28,33 @@ from llama_index.core.llms.llm import ToolSelection, default_completion_to_promp
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_serializer
 
 from ._llama_index_calls import Plan, acloses, acollect, astream, closes, collect, stream
+from ._llama_index_fields import (
+    can_pickle,
+    checked_text,
+    plain_attributes,
+    provider_of,
+    secret,
+    turn_overhead,
+    window_at_hand,
+)
 from ._llama_index_messages import Answer, to_messages, to_values
-from .attributes import AttributeLike, AttributePolicy, PolicyMode, SteeringAttributes
-from .conversation import Message, Request, Sampling
+from .attributes import AttributeLike, PolicyMode
 from .errors import OptionError, UnsupportedError
 from .generation import Engine
-from .provider import (
-    SAMPLING_FIELDS,
-    EngineFields,
-    OverflowPolicy,
-    Provider,
-    check_options,
-    unknown_option,
-)
-from .templates import Family, TemplateTokens, family_of_model, render
+from .provider import OverflowPolicy, Provider, check_options, unknown_option
+from .templates import TemplateTokens
 
 if TYPE_CHECKING:
     from llama_index.core.tools.types import BaseTool
 
 __all__ = ["KarakuriLLM"]
 
-_log = logging.getLogger("karakuri_integrations")
-
 #: What `configure_settings` changes. The public getters would build OpenAI's defaults only to look at them.
 _SETTINGS: Final = ("_llm", "_prompt_helper", "_chat_prompt_helper")
 
 
-def _secret(value: str | None) -> SecretStr | None:
-    return SecretStr(value) if value else None
-
-
-def _plain(attributes: Any) -> dict[str, int]:
-    """A checked copy as a plain dict; an object replaces all nine, so all nine are kept."""
-    checked = SteeringAttributes.overlay(attributes)
-    return dict(checked) if isinstance(attributes, SteeringAttributes) else {name: checked[name] for name in attributes}
-
-
-def _text(value: object, name: str) -> str:
-    if not isinstance(value, str):
-        raise OptionError(f"{name} must be text, got a {type(value).__name__}")
-    return value
-
-
-def _window_at_hand(engine: Engine, data: Mapping[str, Any]) -> int | None:
-    """The model's window, unless a hub would have to be asked for its family first."""
-    model = data.get("model")
-    if model is None or data.get("template") or family_of_model(model) or os.path.isdir(model):
-        return engine.context_window
-    return None
-
-
 def _limits(helper: object, *names: str) -> dict[str, Any]:
     return {} if helper is None else {name: getattr(helper, name) for name in names}
-
-
-def _provider_of(values: Mapping[str, Any]) -> Provider:
-    return Provider(
-        fields=EngineFields(**{field.name: values[field.name] for field in fields(EngineFields)}),
-        attributes=values["attributes"],
-        sampling=Sampling(**{name: values[name] for name in SAMPLING_FIELDS}),
-        policy=AttributePolicy(values["message_attributes"], values["attribute_bounds"]),
-        template_tokens=values["template_tokens"],
-        overflow=values["overflow"],
-    )
-
-
-@functools.lru_cache(maxsize=16)
-def _turn_overhead(family: Family) -> int:
-    """At most so many tokens does the template add to one turn with a system text.
-
-    Counted without a tokenizer, which may not be on this machine: the template is ASCII, and no tokenizer makes more
-    than one token of an ASCII character. The real count is about half; the difference pays for text that takes more
-    tokens within a prompt than alone.
-    """
-    shown = render(Request((Message("system", "s"), Message("user", "u"))), family)
-    return sum(len(part) if isinstance(part, str) else 1 for part in shown.segments) - len("su")
-
-
-def _can_pickle(name: str, value: object) -> bool:
-    try:
-        pickle.dumps(value)
-    except Exception as error:  # pickle raises whatever the value raises
-        if name == "engine":
-            raise UnsupportedError(
-                f"engine= holds a {type(value).__name__}, which cannot be pickled; "
-                "pass model= instead, or build the model anew where it is needed"
-            ) from error
-        _log.warning("%s cannot be pickled and is left out", name)
-        return False
-    return True
 
 
 class KarakuriLLM(FunctionCallingLLM):
@@ -170,7 +104,7 @@ class KarakuriLLM(FunctionCallingLLM):
     Raises:
         OptionError: an unknown field (the near one is named), a value out of range, or fields that exclude each other.
         AttributeConfigError: attributes or bounds that are not valid.
-        UnknownModelError: no prompt template is known for the model.
+        UnknownModelError: an unknown `template`; a model of no known family is refused when it is first used.
         UnsupportedError: `base_url`, tools; this version does not have them.
     """
 
@@ -182,7 +116,7 @@ class KarakuriLLM(FunctionCallingLLM):
     engine: Any = Field(default=None, repr=False, description="An engine that answers; excludes model and base_url.")
     base_url: str | None = Field(default=None, description="A remote endpoint (also api_base); not in this version.")
     api_key: SecretStr | None = Field(
-        default_factory=lambda: _secret(os.environ.get("KARAKURI_API_KEY")),
+        default_factory=lambda: secret(os.environ.get("KARAKURI_API_KEY")),
         exclude=True,
         description="For remote endpoints only, or the environment variable KARAKURI_API_KEY.",
     )
@@ -215,10 +149,10 @@ class KarakuriLLM(FunctionCallingLLM):
 
     def __init__(self, **data: Any) -> None:
         data = self._checked(data)
-        engine = _provider_of({**self._defaults(), **data}).engine()  # our errors, before pydantic would wrap them
+        engine = provider_of({**self._defaults(), **data}).engine()  # our errors, before pydantic would wrap them
         given = data.get("context_window")
         if given is None:
-            data["context_window"] = _window_at_hand(engine, data)
+            data["context_window"] = window_at_hand(engine, data)
         elif data.get("engine") is not None and given != engine.context_window:
             raise OptionError(
                 f"context_window is {given} and the engine's is {engine.context_window}; leave it out with engine="
@@ -246,7 +180,7 @@ class KarakuriLLM(FunctionCallingLLM):
         if data.get("engine") is not None and not isinstance(data["engine"], Engine):
             raise OptionError(f"engine must be an engine such as LocalEngine, got a {type(data['engine']).__name__}")
         if data.get("attributes") is not None:
-            data["attributes"] = _plain(data["attributes"])
+            data["attributes"] = plain_attributes(data["attributes"])
         return data
 
     @classmethod
@@ -262,7 +196,7 @@ class KarakuriLLM(FunctionCallingLLM):
         """Sizes and abilities; loads and contacts nothing."""
         engine = self._provider.engine()
         return LLMMetadata(
-            context_window=max(1, engine.context_window - _turn_overhead(engine.family)),
+            context_window=max(1, engine.context_window - turn_overhead(engine.family)),
             num_output=self.max_tokens or max(1, engine.context_window // 16),
             is_chat_model=True,
             is_function_calling_model=False,
@@ -417,21 +351,21 @@ class KarakuriLLM(FunctionCallingLLM):
         values = dict(self.__dict__)
         if self.context_window == self._model_window:
             values["context_window"] = None
-        return _provider_of(values)
+        return provider_of(values)
 
     def _chat(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> Plan:
         options, provider, template = check_options(kwargs), self._provider, self.messages_to_prompt
         if template is not None and not isinstance(template, _OwnTemplate):
-            return Plan(provider, _text(template(messages), "messages_to_prompt"), options)
+            return Plan(provider, checked_text(template(messages), "messages_to_prompt"), options)
         return Plan(provider, to_values(to_messages(messages), provider), options)
 
     def _completion(self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]) -> Plan:
         options, provider, template = check_options(kwargs), self._provider, self.completion_to_prompt
-        _text(prompt, "prompt")
+        checked_text(prompt, "prompt")
         if formatted:
             return Plan(provider, prompt, options)
         if template is not None and not isinstance(template, _OwnTemplate):
-            return Plan(provider, _text(template(prompt), "completion_to_prompt"), options)
+            return Plan(provider, checked_text(template(prompt), "completion_to_prompt"), options)
         return Plan(provider, to_values(to_messages(prompt), provider), options)
 
     def _own_templates(self) -> None:
@@ -463,7 +397,7 @@ class KarakuriLLM(FunctionCallingLLM):
     def __getstate__(self) -> dict[str, Any]:
         """As LlamaIndex pickles, but what it leaves out stays in this object, and the engine is never left out."""
         state: dict[Any, Any] = BaseModel.__getstate__(self)
-        state["__dict__"] = {name: value for name, value in self.__dict__.items() if _can_pickle(name, value)}
+        state["__dict__"] = {name: value for name, value in self.__dict__.items() if can_pickle(name, value)}
         return state
 
 

@@ -1,0 +1,93 @@
+"""The fields of KarakuriLLM: checks, copies, sizes, pickling; from the fields to a Provider. No messages, no calls."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from pydantic import SecretStr
+
+from .attributes import AttributePolicy, SteeringAttributes
+from .conversation import Message, Request, Sampling
+from .errors import OptionError, UnsupportedError
+from .generation import Engine
+from .provider import SAMPLING_FIELDS, EngineFields, Provider
+from .templates import Family, family_of_model, render
+
+__all__ = [
+    "can_pickle",
+    "checked_text",
+    "plain_attributes",
+    "provider_of",
+    "secret",
+    "turn_overhead",
+    "window_at_hand",
+]
+
+_log = logging.getLogger("karakuri_integrations")
+
+
+def secret(value: str | None) -> SecretStr | None:
+    return SecretStr(value) if value else None
+
+
+def plain_attributes(attributes: Any) -> dict[str, int]:
+    """A checked copy as a plain dict; an object replaces all nine, so all nine are kept."""
+    checked = SteeringAttributes.overlay(attributes)
+    return dict(checked) if isinstance(attributes, SteeringAttributes) else {name: checked[name] for name in attributes}
+
+
+def checked_text(value: object, name: str) -> str:
+    if not isinstance(value, str):
+        raise OptionError(f"{name} must be text, got a {type(value).__name__}")
+    return value
+
+
+def window_at_hand(engine: Engine, data: Mapping[str, Any]) -> int | None:
+    """The model's window, unless a hub would have to be asked for its family first."""
+    model = data.get("model")
+    if model is None or data.get("template") or family_of_model(model) or os.path.isdir(model):
+        return engine.context_window
+    return None
+
+
+def provider_of(values: Mapping[str, Any]) -> Provider:
+    return Provider(
+        fields=EngineFields(**{field.name: values[field.name] for field in fields(EngineFields)}),
+        attributes=values["attributes"],
+        sampling=Sampling(**{name: values[name] for name in SAMPLING_FIELDS}),
+        policy=AttributePolicy(values["message_attributes"], values["attribute_bounds"]),
+        template_tokens=values["template_tokens"],
+        overflow=values["overflow"],
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def turn_overhead(family: Family) -> int:
+    """At most so many tokens does the template add to one turn with a system text.
+
+    Counted without a tokenizer, which may not be on this machine: the template is ASCII, and no tokenizer makes more
+    than one token of an ASCII character. The real count is about half; the difference pays for text that takes more
+    tokens within a prompt than alone.
+    """
+    shown = render(Request((Message("system", "s"), Message("user", "u"))), family)
+    return sum(len(part) if isinstance(part, str) else 1 for part in shown.segments) - len("su")
+
+
+def can_pickle(name: str, value: object) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception as error:  # pickle raises whatever the value raises
+        if name == "engine":
+            raise UnsupportedError(
+                f"engine= holds a {type(value).__name__}, which cannot be pickled; "
+                "pass model= instead, or build the model anew where it is needed"
+            ) from error
+        _log.warning("%s cannot be pickled and is left out", name)
+        return False
+    return True
