@@ -75,6 +75,8 @@ def open_engine(fields: EngineFields) -> Engine:
         other = next((n for n in ("base_url", "model", "template", "revision") if getattr(fields, n) is not None), None)
         if other:
             raise OptionError(f"engine= and {other}= exclude each other: the engine already says what answers")
+        if not callable(getattr(fields.engine, "astream", None)):
+            raise OptionError(f"engine must be an engine such as LocalEngine(...), got a {type(fields.engine).__name__}")
         return fields.engine
     if fields.base_url is not None:
         raise UnsupportedError(

@@ -355,8 +355,7 @@ def render(
         request: the conversation, with its attributes.
         family: one record of `FAMILIES`.
         template_tokens: what happens to the family's textual tokens in data.
-        partial: render a part of a conversation that cannot be answered as it stands, as if an empty user turn
-            followed; for counting tokens only.
+        partial: render a part of a conversation too, which cannot be answered as it stands; for counting tokens only.
 
     Raises:
         MessageError: an empty or unanswerable conversation.
@@ -371,10 +370,8 @@ def render(
     system, turns = _turns(request.messages)
     if not partial:
         _answerable(request.messages, turns)
-    elif not turns or turns[-1].role == "assistant":
-        turns.append(_Turn("user"))
     guard, writer = _Guard(family, template_tokens), _Writer()
-    values = list(_attributes(turns, request))
+    values = list(_attributes(turns, request)) or [request.attributes]
     writer.write(family.start)
     lead = ""
     if system is not None:
@@ -389,7 +386,10 @@ def render(
         if turn.role in family.stripped:
             text = text.strip()
         writer.write(family.user if turn.role == "user" else family.assistant, text, values[place // 2])
-    writer.write(family.reply, attributes=values[-1])
+    if lead:  # only a part of a conversation has no user turn to carry it
+        writer.write((_TEXT,), lead)
+    if turns and turns[-1].role == "user":
+        writer.write(family.reply, attributes=values[-1])
     return Prompt(
         segments=tuple(writer.segments),
         attributes=values[-1],
