@@ -5,6 +5,7 @@ Knows LangChain's other names for our fields and what the model's profile says. 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -65,6 +66,9 @@ _NOT_YET = (
 def checked_fields(fields: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> dict[str, Any]:
     """The constructor's fields by their own names, checked by our rules before pydantic's, so that our errors show."""
     values = {name: value for name, value in _named(fields, known).items() if not _is_unset(known[name], value)}
+    for name in ("model", "cache_dir"):
+        if isinstance(values.get(name), os.PathLike):
+            values[name] = os.fspath(values[name])
     sampling = Sampling(**{name: values[name] for name in SAMPLING_FIELDS if values.get(name) is not None})
     if values.get("stop") is not None:
         values["stop"] = list(sampling.stop)
@@ -115,14 +119,13 @@ def shown_attributes(own: AttributeLike | None, called: Any) -> Any:
         return called
 
 
-def model_profile(model: str, context_window: int) -> ModelProfile:
-    """What LangChain's middleware may expect of the model; tokens."""
+def model_profile(model: str, context_window: int | None) -> ModelProfile:
+    """What LangChain's middleware may expect of the model; the window in tokens, None where it is not known yet."""
     texts = {f"{kind}_{way}": kind == "text" for kind in _KINDS for way in ("inputs", "outputs")}
     profile = {
         "name": model,
         "open_weights": True,
-        "max_input_tokens": context_window,
-        "max_output_tokens": context_window,
+        **({"max_input_tokens": context_window, "max_output_tokens": context_window} if context_window else {}),
         **texts,
         **dict.fromkeys(_NOT_YET, False),
         "temperature": True,

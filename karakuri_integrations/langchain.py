@@ -38,6 +38,7 @@ from ._langchain_messages import PROVIDER, to_chunk, to_prompt_value, to_result,
 from .attributes import AttributeLike, AttributePolicy, SteeringAttributes
 from .conversation import Sampling
 from .errors import OptionError
+from .generation import Engine
 from .provider import SAMPLING_FIELDS, EngineFields, Provider, check_options
 
 __all__ = ["ChatKarakuri"]
@@ -359,8 +360,8 @@ class ChatKarakuri(BaseChatModel):
     def get_num_tokens_from_messages(self, messages: Sequence[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """Tokens of the real prompt of these messages, dials and `<s>` included; loads a tokenizer at most.
 
-        A part of a conversation is counted too, as `trim_messages` needs it: one that ends with a reply, or has only
-        system messages, is counted as if an empty user turn followed; an empty list is 0.
+        A part of a conversation, which ends with a reply or has only system messages, is counted too, as
+        `trim_messages` needs it; an empty list is 0.
         """
         with core_errors():
             options = check_options({"tools": tools})
@@ -394,7 +395,7 @@ class ChatKarakuri(BaseChatModel):
         engine = self._provider().engine()
         return {
             "model": engine.model,
-            "engine": type(engine).__name__,
+            "engine": _described(engine),
             "attributes": dict(SteeringAttributes.overlay(self.attributes)),
             **{name: getattr(self, name) for name in (*SAMPLING_FIELDS, *OUTPUT_FIELDS)},
         }
@@ -424,8 +425,10 @@ class ChatKarakuri(BaseChatModel):
 
     @override
     def _resolve_model_profile(self) -> ModelProfile | None:
+        # An engine that would have to fetch a checkpoint to know its window says so by `known_window`.
         engine = self._provider().engine()
-        return model_profile(engine.model, engine.context_window)
+        window = engine.known_window if hasattr(engine, "known_window") else engine.context_window
+        return model_profile(engine.model, window)
 
     @classmethod
     @override
@@ -436,3 +439,8 @@ class ChatKarakuri(BaseChatModel):
     @override
     def lc_secrets(self) -> dict[str, str]:
         return {"api_key": "KARAKURI_API_KEY"}
+
+
+def _described(engine: Engine) -> str:
+    """An engine in a trace or cache key: what it says of itself, never an address in memory."""
+    return type(engine).__name__ if type(engine).__repr__ is object.__repr__ else repr(engine)

@@ -26,7 +26,7 @@ PIECES = 12  # of "Yes, indeed.": the space waits for the word after it, and the
 
 async def answers(llm: ChatKarakuri, **options: Any) -> dict[str, AIMessage]:
     """The same question over all eight ways to ask."""
-    found = {
+    return {
         "invoke": llm.invoke("q", **options),
         "ainvoke": await llm.ainvoke("q", **options),
         "batch": llm.batch(["q"], **options)[0],
@@ -36,7 +36,6 @@ async def answers(llm: ChatKarakuri, **options: Any) -> dict[str, AIMessage]:
         "stream": _sum(list(llm.stream("q", **options))),
         "astream": _sum([chunk async for chunk in llm.astream("q", **options)]),
     }
-    return found
 
 
 def _sum(chunks: list[AIMessageChunk]) -> AIMessageChunk:
@@ -94,7 +93,12 @@ def test_prefix_cache_hits_are_reported() -> None:
             yield Piece("hi", Usage(10, 1, cache_read=8), "stop")
 
     usage = ChatKarakuri(engine=Cached([])).invoke("q").usage_metadata
-    assert usage == {"input_tokens": 10, "output_tokens": 1, "total_tokens": 11, "input_token_details": {"cache_read": 8}}
+    assert usage == {
+        "input_tokens": 10,
+        "output_tokens": 1,
+        "total_tokens": 11,
+        "input_token_details": {"cache_read": 8},
+    }
 
 
 def test_sampling_reaches_the_engine(echo: Make) -> None:
@@ -102,7 +106,13 @@ def test_sampling_reaches_the_engine(echo: Make) -> None:
     llm.invoke("q", timeout=3)
     llm.invoke("q", temperature=0, stop=[], seed=8, max_tokens=None)
     first, second = llm.engine.samplings
-    assert (first.temperature, first.top_p, first.top_k, first.min_p, first.repetition_penalty) == (0.5, 0.9, 3, 0.1, 1.1)
+    assert (first.temperature, first.top_p, first.top_k, first.min_p, first.repetition_penalty) == (
+        0.5,
+        0.9,
+        3,
+        0.1,
+        1.1,
+    )
     assert (first.seed, first.stop, first.max_tokens, first.timeout) == (7, ("x",), 9, 3)
     assert (second.temperature, second.stop, second.seed, second.max_tokens, second.timeout) == (0, (), 8, 9, None)
 
@@ -129,7 +139,9 @@ def test_configured_copies_still_stream(echo: Make) -> None:
 
 
 def test_other_template_metadata() -> None:
-    llm = ChatKarakuri(engine=ScriptedEngine(lambda _: "ok", context_window=600), overflow="drop_oldest_turns", max_tokens=50)
+    llm = ChatKarakuri(
+        engine=ScriptedEngine(lambda _: "ok", context_window=600), overflow="drop_oldest_turns", max_tokens=50
+    )
     history = [HumanMessage("a" * 300), AIMessage("b" * 100), HumanMessage("q")]
     assert llm.invoke(history).response_metadata["dropped_messages"] == [0, 1]
 

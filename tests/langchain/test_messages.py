@@ -125,7 +125,14 @@ def test_roles_and_private_blocks(message: object, same: BaseMessage, echo: Make
 
 def test_double_messages_are_merged(echo: Make) -> None:
     llm = echo()
-    doubled = [SystemMessage("S"), SystemMessage("T"), HumanMessage("a"), HumanMessage("b"), AIMessage("c"), AIMessage("d")]
+    doubled = [
+        SystemMessage("S"),
+        SystemMessage("T"),
+        HumanMessage("a"),
+        HumanMessage("b"),
+        AIMessage("c"),
+        AIMessage("d"),
+    ]
     merged = [SystemMessage("S\n\nT"), HumanMessage("a\n\nb"), AIMessage("c\n\nd")]
     assert llm.render_prompt([*doubled, HumanMessage("q")]) == llm.render_prompt([*merged, HumanMessage("q")])
 
@@ -255,7 +262,9 @@ def test_unknown_call_options(name: str, near: str | None, echo: Make) -> None:
     assert near is None or f"did you mean '{near}'" in str(caught.value)
 
 
-@pytest.mark.parametrize("option", [{"temperature": -1}, {"max_tokens": 0}, {"stop": [""]}, {"top_p": 0}, {"seed": -1}, {"stop": 5}])
+@pytest.mark.parametrize(
+    "option", [{"temperature": -1}, {"max_tokens": 0}, {"stop": [""]}, {"top_p": 0}, {"seed": -1}, {"stop": 5}]
+)
 def test_call_options_out_of_range(option: dict, echo: Make) -> None:
     with pytest.raises(OptionError, match=next(iter(option))):
         echo().invoke("q", **option)
@@ -280,7 +289,9 @@ def test_an_object_replaces_all_nine(echo: Make) -> None:
     assert found == dict(SteeringAttributes(verbosity=0))
 
 
-@pytest.mark.parametrize("given", [SteeringAttributes(verbosity=1), {"verbosity": 1}, dict(SteeringAttributes(verbosity=1))])
+@pytest.mark.parametrize(
+    "given", [SteeringAttributes(verbosity=1), {"verbosity": 1}, dict(SteeringAttributes(verbosity=1))]
+)
 def test_constructor_forms_are_one(given: object, echo: Make) -> None:
     llm = echo(attributes=given)
     assert llm.attributes == dict(SteeringAttributes(verbosity=1))
@@ -318,7 +329,8 @@ def test_prompt_templates_carry_attributes(echo: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    "extra", [{"attributes": {"humor": 5}}, {"humor": True}, {"humor": "4"}, {"humour": 1}, {"humor": 1, "attributes": {}}]
+    "extra",
+    [{"attributes": {"humor": 5}}, {"humor": True}, {"humor": "4"}, {"humour": 1}, {"humor": 1, "attributes": {}}],
 )
 def test_bad_message_attributes(extra: dict, echo: Make) -> None:
     with pytest.raises(AttributeConfigError, match="message 1"):

@@ -1,6 +1,5 @@
 """langchain-tests' standard suites on a scripted engine; `model` names choose it, so overriding them works."""
 
-
 import pytest
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_tests.integration_tests import ChatModelIntegrationTests
