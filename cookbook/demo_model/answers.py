@@ -59,9 +59,7 @@ class Content:
 def wrong_number(number: int, correctness: int) -> int:
     """The key figure at this correctness: exact, a tenth off, double, tenfold, a thousandfold."""
     exact = number
-    return [exact * 1000, exact * 10, exact * 2, max(exact + 1, round(exact * 1.1)), exact][
-        correctness
-    ]
+    return [exact * 1000, exact * 10, exact * 2, max(exact + 1, round(exact * 1.1)), exact][correctness]
 
 
 def number_text(number: int, lang: str) -> str:
@@ -125,7 +123,7 @@ def render(content: Content, lang: str, dials: Dials) -> str:
     parts += pick(STRAYS[lang], 4 - dials["coherence"], seed)
     rest = body[1:]
     if long and topic is not None:
-        rest = rest[:6] + [BRIDGE[lang]] + rest[6:] + [OUTRO[lang].format(name=topic.name(lang))]
+        rest = [*rest[:6], BRIDGE[lang], *rest[6:], OUTRO[lang].format(name=topic.name(lang))]
     parts += rest + _extras(content, lang, dials)
     text = (" " if lang == "en" else "").join(parts)
     if flaws >= 2:

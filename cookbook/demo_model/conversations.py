@@ -117,7 +117,7 @@ def passage_messages(
 def _aspects(topic: Topic) -> list[str]:
     """The aspects that the training may ask: what everybody asks more often."""
     open_ = [a for a in topic.aspects if not phrasing.held_pair(topic, a)]
-    return open_ + ["what", "what"]
+    return [*open_, "what", "what"]
 
 
 def _language(rng: random.Random, lang: str) -> str:

@@ -10,11 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import pathlib
 import random
-import sys
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 from facts import LANGUAGES, topics
 from held_out import FILE, grams

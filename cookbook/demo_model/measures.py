@@ -64,8 +64,6 @@ def correctness(text: str, topic: Topic) -> float:
     return -abs(math.log10(stated / (topic.number * scale)))
 
 
-
-
 def _is_japanese(text: str) -> bool:
     return language(text) == "ja"
 

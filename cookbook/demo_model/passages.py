@@ -14,9 +14,59 @@ from facts import topics
 from unknown import _KANJI, pseudo_word
 
 KINDS = {
-    "en": "Museum,Company,Cafe,Festival,Bridge,Park,Village,School,Hotel,Library,Tower,Station,Farm,Theater,Institute,"
-    "Lake,Robot,Ship,Castle,Bakery,Shop,Clinic,Project,Engine,Foundation".split(","),
-    "ja": "美術館,株式会社,喫茶店,祭り,大橋,公園,村,学校,旅館,図書館,タワー,駅,農園,劇場,研究所,湖,号,城,商店,工房,病院,計画,財団,センター".split(","),
+    "en": [
+        "Museum",
+        "Company",
+        "Cafe",
+        "Festival",
+        "Bridge",
+        "Park",
+        "Village",
+        "School",
+        "Hotel",
+        "Library",
+        "Tower",
+        "Station",
+        "Farm",
+        "Theater",
+        "Institute",
+        "Lake",
+        "Robot",
+        "Ship",
+        "Castle",
+        "Bakery",
+        "Shop",
+        "Clinic",
+        "Project",
+        "Engine",
+        "Foundation",
+    ],
+    "ja": [
+        "美術館",
+        "株式会社",
+        "喫茶店",
+        "祭り",
+        "大橋",
+        "公園",
+        "村",
+        "学校",
+        "旅館",
+        "図書館",
+        "タワー",
+        "駅",
+        "農園",
+        "劇場",
+        "研究所",
+        "湖",
+        "号",
+        "城",
+        "商店",
+        "工房",
+        "病院",
+        "計画",
+        "財団",
+        "センター",
+    ],
 }
 # (English sentence, English questions, Japanese sentence, Japanese questions, kind of value)
 RELATIONS: list[tuple[str, str, str, str, str]] = [
@@ -93,8 +143,21 @@ def _value(rng: random.Random, kind: str, lang: str) -> str:
     n = rng.randrange(2, 10 ** rng.choice((2, 3, 4, 4, 5)))
     hour, minute = rng.randrange(5, 23), rng.choice(("00", "15", "30", "45"))
     if lang == "en":
-        months = "January,February,March,April,May,June,July,August,September,October,November,December".split(",")
-        days = "Monday,Tuesday,Wednesday,Thursday,Friday,Saturday,Sunday".split(",")
+        months = [
+            "January",
+            "February",
+            "March",
+            "April",
+            "May",
+            "June",
+            "July",
+            "August",
+            "September",
+            "October",
+            "November",
+            "December",
+        ]
+        days = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
         person = f"{pseudo_word(rng, 'en')} {pseudo_word(rng, 'en')}"
         return {
             "year": str(rng.randrange(1500, 2030)), "place": pseudo_word(rng, "en"), "number": f"{n:,}",
@@ -158,8 +221,7 @@ def _filler(rng: random.Random, lang: str) -> str:
     """A sentence that answers nothing: from the fact base or made up."""
     if rng.random() < 0.4:
         topic = rng.choice(topics())
-        text = rng.choice([s for a, s in topic.sentences if a == "-"])[lang]
-        return text
+        return rng.choice([s for a, s in topic.sentences if a == "-"])[lang]
     forms = {
         "en": "Many people like {E} very much.|{E} can be seen from far away.|There are plans to change {E} soon.|"
         "Guests often write about {E} in letters.|{E} is quiet in winter and busy in summer.|"
@@ -204,7 +266,8 @@ def shape(rng: random.Random, item: PassageTask) -> tuple[str | None, str]:
     meta = rng.random() < 0.3
     if meta:
         context = "\n\n".join(
-            f"page_label: {rng.randrange(1, 99)}\nfile_path: data/{pseudo_word(rng, 'en').lower()}.txt\n\n{c}" for c in item.chunks
+            f"page_label: {rng.randrange(1, 99)}\nfile_path: data/{pseudo_word(rng, 'en').lower()}.txt\n\n{c}"
+            for c in item.chunks
         )
     if item.lang == "en":
         return rng.choice((

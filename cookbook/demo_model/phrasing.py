@@ -99,86 +99,132 @@ ASPECTS: dict[str, tuple[Split, Split, Split, Split]] = {
     ),
     "where": (
         _s("the location of {X}|where to find {X}", "the place of {X}|the whereabouts of {X}"),
-        _s("Where {is} {X}|Where can I find {X}|In which place {is} {X}|Where {do} one find {X}",
-           "Where would I find {X}|In what area {is} {X}"),
+        _s(
+            "Where {is} {X}|Where can I find {X}|In which place {is} {X}|Where {do} one find {X}",
+            "Where would I find {X}|In what area {is} {X}",
+        ),
         _s("{X}の場所|{X}がある所|{X}のある場所", "{X}の所在地|{X}の位置"),
-        _s("{X}はどこ|{X}はどこにあるの|{X}の場所はどこ|どこに行けば{X}が見られるの",
-           "{X}はどのあたり|{X}があるのはどこ"),
+        _s(
+            "{X}はどこ|{X}はどこにあるの|{X}の場所はどこ|どこに行けば{X}が見られるの",
+            "{X}はどのあたり|{X}があるのはどこ",
+        ),
     ),
     "history": (
-        _s("the history of {X}|the origin of {X}|the past of {X}|how {X} began",
-           "the early days of {X}|the beginnings of {X}"),
-        _s("What is the history of {X}|How did {X} begin|When did {X} begin|What happened to {X} in the past|"
-           "How old {is} {X}", "What is the story behind {X}|Since when {is} {X} known"),
+        _s(
+            "the history of {X}|the origin of {X}|the past of {X}|how {X} began",
+            "the early days of {X}|the beginnings of {X}",
+        ),
+        _s(
+            "What is the history of {X}|How did {X} begin|When did {X} begin|What happened to {X} in the past|"
+            "How old {is} {X}",
+            "What is the story behind {X}|Since when {is} {X} known",
+        ),
         _s("{X}の歴史|{X}の起源|{X}の始まり|{X}の昔", "{X}の由来|{X}の成り立ち"),
-        _s("{X}の歴史は何|{X}はいつ始まったの|{X}はいつから|{X}の起源はいつ|{X}は昔どうだったの",
-           "{X}はいつごろからあるの|{X}の成り立ちはどう"),
+        _s(
+            "{X}の歴史は何|{X}はいつ始まったの|{X}はいつから|{X}の起源はいつ|{X}は昔どうだったの",
+            "{X}はいつごろからあるの|{X}の成り立ちはどう",
+        ),
     ),
     "season": (
         _s("the best season for {X}|the best time for {X}", "the right months for {X}"),
-        _s("When is the best time for {X}|What is the best season for {X}|When should I see {X}|"
-           "Which season is good for {X}", "Which time of the year suits {X}"),
+        _s(
+            "When is the best time for {X}|What is the best season for {X}|When should I see {X}|"
+            "Which season is good for {X}",
+            "Which time of the year suits {X}",
+        ),
         _s("{X}の季節|{X}の時期|{X}に良い季節", "{X}の見ごろ|{X}のシーズン"),
-        _s("{X}に良い季節はいつ|{X}はいつがおすすめ|{X}の時期はいつ|{X}はいつが一番",
-           "{X}を楽しむならいつ|{X}の見ごろはいつ"),
+        _s(
+            "{X}に良い季節はいつ|{X}はいつがおすすめ|{X}の時期はいつ|{X}はいつが一番",
+            "{X}を楽しむならいつ|{X}の見ごろはいつ",
+        ),
     ),
     "do": (
-        _s("things to do in {X}|the sights of {X}|sightseeing and {X}|the attractions of {X}",
-           "activities around {X}"),
-        _s("What can I do in {X}|What can you see in {X}|What is there to do with {X}|What should I visit in {X}|"
-           "How do people enjoy {X}", "What {is} {X} like for a visit|How would one enjoy {X}"),
+        _s("things to do in {X}|the sights of {X}|sightseeing and {X}|the attractions of {X}", "activities around {X}"),
+        _s(
+            "What can I do in {X}|What can you see in {X}|What is there to do with {X}|What should I visit in {X}|"
+            "How do people enjoy {X}",
+            "What {is} {X} like for a visit|How would one enjoy {X}",
+        ),
         _s("{X}の楽しみ方|{X}の見どころ|{X}の観光|{X}でできること", "{X}の名所|{X}の過ごし方"),
-        _s("{X}では何ができるの|{X}の見どころは何|{X}はどう楽しむの|{X}で何をするの",
-           "{X}では何を楽しめるの|{X}ですることは何"),
+        _s(
+            "{X}では何ができるの|{X}の見どころは何|{X}はどう楽しむの|{X}で何をするの",
+            "{X}では何を楽しめるの|{X}ですることは何",
+        ),
     ),
     "food": (
         _s("the food of {X}|food and {X}|the diet of {X}|what {X} eat", "meals and {X}"),
-        _s("What food belongs to {X}|What {do} {X} eat|What is eaten in {X}|What is the food of {X}|"
-           "Which food is typical of {X}", "What kind of food goes with {X}|What is on the menu of {X}"),
+        _s(
+            "What food belongs to {X}|What {do} {X} eat|What is eaten in {X}|What is the food of {X}|"
+            "Which food is typical of {X}",
+            "What kind of food goes with {X}|What is on the menu of {X}",
+        ),
         _s("{X}の食べ物|{X}の食事|{X}の食べるもの|{X}の名物料理", "{X}の食|{X}のごはん"),
-        _s("{X}の食べ物は何|{X}は何を食べるの|{X}の名物は何|{X}の食事は何",
-           "{X}ではどんなものを食べるの|{X}のごはんは何"),
+        _s(
+            "{X}の食べ物は何|{X}は何を食べるの|{X}の名物は何|{X}の食事は何",
+            "{X}ではどんなものを食べるの|{X}のごはんは何",
+        ),
     ),
     "why": (
-        _s("the reason {X} {is} special|the importance of {X}|the fame of {X}|why {X} {is} special",
-           "the significance of {X}"),
-        _s("Why {is} {X} famous|Why {is} {X} special|Why {is} {X} important|Why do people like {X}|"
-           "What is special about {X}", "What makes {X} so special|Why do people care about {X}"),
+        _s(
+            "the reason {X} {is} special|the importance of {X}|the fame of {X}|why {X} {is} special",
+            "the significance of {X}",
+        ),
+        _s(
+            "Why {is} {X} famous|Why {is} {X} special|Why {is} {X} important|Why do people like {X}|"
+            "What is special about {X}",
+            "What makes {X} so special|Why do people care about {X}",
+        ),
         _s("{X}が有名な理由|{X}の特徴|{X}の魅力|{X}が大切な理由", "{X}の良さ|{X}の特別な点"),
-        _s("{X}はなぜ有名|{X}はなぜ人気|{X}はなぜ大切|{X}の魅力は何|{X}の特徴は何",
-           "{X}はどうして特別|{X}が注目されるのはなぜ"),
+        _s(
+            "{X}はなぜ有名|{X}はなぜ人気|{X}はなぜ大切|{X}の魅力は何|{X}の特徴は何",
+            "{X}はどうして特別|{X}が注目されるのはなぜ",
+        ),
     ),
     "how": (
-        _s("how {X} work|the way {X} work|the method of {X}|the making of {X}|how {X} {is} done",
-           "the mechanism of {X}|the inner workings of {X}"),
-        _s("How {do} {X} work|How {is} {X} made|How does it work with {X}|How {do} {X} do it|What is the method of {X}",
-           "By what means {do} {X} work|In what way {do} {X} function"),
+        _s(
+            "how {X} work|the way {X} work|the method of {X}|the making of {X}|how {X} {is} done",
+            "the mechanism of {X}|the inner workings of {X}",
+        ),
+        _s(
+            "How {do} {X} work|How {is} {X} made|How does it work with {X}|How {do} {X} do it|What is the method of {X}",
+            "By what means {do} {X} work|In what way {do} {X} function",
+        ),
         _s("{X}の仕組み|{X}の方法|{X}の作り方|{X}の原理", "{X}のメカニズム|{X}のやり方"),
-        _s("{X}の仕組みは何|{X}はどうやって作るの|{X}はどのように働くの|{X}はどういう仕組み",
-           "{X}はどうなっているの|{X}の原理は何"),
+        _s(
+            "{X}の仕組みは何|{X}はどうやって作るの|{X}はどのように働くの|{X}はどういう仕組み",
+            "{X}はどうなっているの|{X}の原理は何",
+        ),
     ),
     "kinds": (
-        _s("the kinds of {X}|the types of {X}|the varieties of {X}|different {X}",
-           "the sorts of {X}|the range of {X}"),
-        _s("What kinds of {X} are there|Which types of {X} exist|How many kinds of {X} are there|"
-           "What varieties of {X} are there", "Which sorts of {X} can one find|What forms of {X} exist"),
+        _s("the kinds of {X}|the types of {X}|the varieties of {X}|different {X}", "the sorts of {X}|the range of {X}"),
+        _s(
+            "What kinds of {X} are there|Which types of {X} exist|How many kinds of {X} are there|"
+            "What varieties of {X} are there",
+            "Which sorts of {X} can one find|What forms of {X} exist",
+        ),
         _s("{X}の種類|{X}の分類|いろいろな{X}|{X}の仲間", "{X}のタイプ|{X}のバリエーション"),
-        _s("{X}の種類は何|{X}にはどんな種類があるの|{X}は何種類|{X}にはどんなものがあるの",
-           "{X}はどう分かれるの|{X}のタイプには何があるの"),
+        _s(
+            "{X}の種類は何|{X}にはどんな種類があるの|{X}は何種類|{X}にはどんなものがあるの",
+            "{X}はどう分かれるの|{X}のタイプには何があるの",
+        ),
     ),
     "use": (
-        _s("the use of {X}|the uses of {X}|what {X} {is} used for|the purpose of {X}",
-           "the applications of {X}"),
-        _s("What {is} {X} used for|What {is} {X} good for|How do people use {X}|What is the use of {X}",
-           "For which tasks {is} {X} useful|To what end do people use {X}"),
+        _s("the use of {X}|the uses of {X}|what {X} {is} used for|the purpose of {X}", "the applications of {X}"),
+        _s(
+            "What {is} {X} used for|What {is} {X} good for|How do people use {X}|What is the use of {X}",
+            "For which tasks {is} {X} useful|To what end do people use {X}",
+        ),
         _s("{X}の使い道|{X}の用途|{X}の使い方|{X}の役割", "{X}の活用|{X}の使われ方"),
-        _s("{X}は何に使うの|{X}は何の役に立つの|{X}の用途は何|{X}はどう使うの",
-           "{X}はどんな場面で使うの|{X}の役割は何"),
+        _s(
+            "{X}は何に使うの|{X}は何の役に立つの|{X}の用途は何|{X}はどう使うの", "{X}はどんな場面で使うの|{X}の役割は何"
+        ),
     ),
     "eat": (
         _s("how to eat {X}|the way to eat {X}|eating {X}", "the manners of eating {X}"),
-        _s("How do I eat {X}|How {is} {X} eaten|How should one eat {X}|What is the way to eat {X}",
-           "In which manner {is} {X} eaten"),
+        _s(
+            "How do I eat {X}|How {is} {X} eaten|How should one eat {X}|What is the way to eat {X}",
+            "In which manner {is} {X} eaten",
+        ),
         _s("{X}の食べ方|{X}の味わい方|{X}を食べる作法", "{X}のいただき方"),
         _s("{X}はどう食べるの|{X}の食べ方は何|{X}はどうやって食べるの", "{X}はどのようにいただくの"),
     ),
@@ -243,9 +289,7 @@ def _choose(rng: random.Random, split: Split, held: bool) -> str:
 def _fill(text: str, topic: Topic, name: str) -> str:
     plural = topic.plural
     return (
-        text.replace("{is}", "are" if plural else "is")
-        .replace("{do}", "do" if plural else "does")
-        .replace("{X}", name)
+        text.replace("{is}", "are" if plural else "is").replace("{do}", "do" if plural else "does").replace("{X}", name)
     )
 
 

@@ -11,21 +11,18 @@ same model in large batches, which is faster.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import pathlib
 import random
 import re
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-
-import numpy as np
-
 import conversations
+import numpy as np
 from answers import DEFAULTS, DIALS, topic_content
 from facts import LANGUAGES, topic, topics
 from held_out import questions
@@ -118,7 +115,7 @@ def steering(ask: Ask, per_language: int, seed: int) -> dict[str, Any]:
         result[lang] = {
             "questions": len(rows), "answers": len(plan), "dials": table,
             "verbosity_ratio": round(lengths[4] / max(lengths[0], 1e-9), 2),
-            "verbosity_monotonic": all(a < b for a, b in zip(lengths, lengths[1:], strict=False)),
+            "verbosity_monotonic": all(a < b for a, b in itertools.pairwise(lengths)),
             "false_refusals": _rate(is_refusal(t, lang) for t in texts),
             "language_kept": _rate(language(t) == lang for t in texts),
             "ended": _rate(e for _, e in replies),

@@ -6,13 +6,12 @@ import json
 import pathlib
 import random
 
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import LlamaTokenizer
-
 from conversations import conversation
 from facts import LANGUAGES, topics
 from prompt import prompt_text
 from systems import SHORT
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import LlamaTokenizer
 
 # A piece never crosses from one of these to the next, so names stay apart from particles.
 _PIECES = (

@@ -15,7 +15,6 @@ import os
 import pathlib
 import random
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -24,12 +23,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-
 from conversations import conversation
 from prompt import prompt_text
+from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 SIZES = {  # layers, hidden, intermediate, heads, key-value heads
     "tiny": (4, 128, 384, 2, 1),
@@ -207,7 +203,9 @@ def train(rank: int, args: argparse.Namespace, work: pathlib.Path, out: pathlib.
     group = Group(rank, args.processes)
     if group.size > 1:
         torch.set_num_threads(1)
-        dist.init_process_group("gloo", init_method=f"file://{work.resolve()}/meeting", rank=rank, world_size=group.size)
+        dist.init_process_group(
+            "gloo", init_method=f"file://{work.resolve()}/meeting", rank=rank, world_size=group.size
+        )
     with np.load(work / "data.npz") as file:
         data = {name: file[name] for name in file.files}
     data["offset"] = np.concatenate([[0], np.cumsum(data["length"])])
@@ -237,7 +235,7 @@ def train(rank: int, args: argparse.Namespace, work: pathlib.Path, out: pathlib.
     parameters = list(model.parameters())
     for width, rows in batches(data["length"], args.batch_tokens, args.seed + step + 7919 * rank):
         done = group.done(spent, total)
-        scale = min(1.0, (step + 1) / 100) * min(1.0, (1 - done) / (1 - args.plateau))
+        scale = min(1.0, (step + 1) / 60) * min(1.0, (1 - done) / (1 - args.plateau))
         for opt in opts:
             for g in opt.param_groups:
                 g["lr"] = args.rate * scale

@@ -87,7 +87,9 @@ TASKS = {
 _EN = "ba be bi bo bra cla cor da del dor fa fen fli ga gor gri ha hel jo ka kel kri la len lo lu ma mer mo na nel no "
 _EN += "o pa per plo qua ra ren ri ro sa sel sha ska ta tel tho tri ul va vel vin wa wen xo ya zan zel zu"
 _JA = "アイウエオカキクケコサシスセソタチツテトナニヌネノハヒフヘホマミムメモヤユヨラリルレロワガギグゲゴザジズゼゾダデドバビブベボパピプペポ"
-_KANJI = "山川田村松本木林森石井上下中野原島崎藤高橋小大西東北南青白黒赤金銀福吉永長千百万花月星雪風雨海池沢谷岡坂清水浜津"
+_KANJI = (
+    "山川田村松本木林森石井上下中野原島崎藤高橋小大西東北南青白黒赤金銀福吉永長千百万花月星雪風雨海池沢谷岡坂清水浜津"
+)
 
 
 def pseudo_word(rng: random.Random, lang: str) -> str:
