@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -19,7 +20,7 @@ from .attributes import AttributeLike, AttributePolicy, SteeringAttributes, carr
 from .conversation import Delta, Message, Prompt, Request, Sampling
 from .errors import AttributeConfigError, ContextOverflowError, OptionError, UnsupportedError
 from .generation import Engine, astream, stream
-from .templates import TemplateTokens, parse_raw, render
+from .templates import TemplateTokens, family_of_model, parse_raw, render
 
 __all__ = ["CALL_OPTIONS", "SAMPLING_FIELDS", "Call", "EngineFields", "OverflowPolicy", "Provider", "open_engine"]
 
@@ -76,7 +77,9 @@ def open_engine(fields: EngineFields) -> Engine:
         if other:
             raise OptionError(f"engine= and {other}= exclude each other: the engine already says what answers")
         if not callable(getattr(fields.engine, "astream", None)):
-            raise OptionError(f"engine must be an engine such as LocalEngine(...), got a {type(fields.engine).__name__}")
+            raise OptionError(
+                f"engine must be an engine such as LocalEngine(...), got a {type(fields.engine).__name__}"
+            )
         return fields.engine
     if fields.base_url is not None:
         raise UnsupportedError(
@@ -235,9 +238,16 @@ class Provider:
             _demo_notice()
         return self.engine(options.get("model"))
 
+    def family_at_hand(self, model: str | None = None) -> bool:
+        """Whether the prompt family is known without asking a hub for the checkpoint's configuration."""
+        named = model or self.fields.model
+        if self.fields.engine is not None or self.fields.template is not None or named is None:
+            return True
+        return family_of_model(named) is not None or os.path.isdir(named)
+
     async def aprepare(self, messages: Sequence[Message], options: Mapping[str, Any]) -> Call:
-        """As `prepare`; what counts tokens runs in a thread, so the event loop never blocks."""
-        if self.overflow == "error":
+        """As `prepare`; what counts tokens or asks a hub runs in a thread, so the event loop never blocks."""
+        if self.overflow == "error" and self.family_at_hand(options.get("model")):
             return self.prepare(messages, options)
         return await asyncio.to_thread(self.prepare, messages, options)
 
