@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import fields
@@ -15,9 +14,8 @@ from pydantic import SecretStr
 from .attributes import AttributePolicy, SteeringAttributes
 from .conversation import Message, Request, Sampling
 from .errors import OptionError, UnsupportedError
-from .generation import Engine
 from .provider import SAMPLING_FIELDS, EngineFields, Provider
-from .templates import Family, family_of_model, render
+from .templates import FAMILIES, Family, render
 
 __all__ = [
     "can_pickle",
@@ -26,7 +24,7 @@ __all__ = [
     "provider_of",
     "secret",
     "turn_overhead",
-    "window_at_hand",
+    "usable_window",
 ]
 
 _log = logging.getLogger("karakuri_integrations")
@@ -48,14 +46,6 @@ def checked_text(value: object, name: str) -> str:
     return value
 
 
-def window_at_hand(engine: Engine, data: Mapping[str, Any]) -> int | None:
-    """The model's window, unless a hub would have to be asked for its family first."""
-    model = data.get("model")
-    if model is None or data.get("template") or family_of_model(model) or os.path.isdir(model):
-        return engine.context_window
-    return None
-
-
 def provider_of(values: Mapping[str, Any]) -> Provider:
     return Provider(
         fields=EngineFields(**{field.name: values[field.name] for field in fields(EngineFields)}),
@@ -65,6 +55,15 @@ def provider_of(values: Mapping[str, Any]) -> Provider:
         template_tokens=values["template_tokens"],
         overflow=values["overflow"],
     )
+
+
+def usable_window(provider: Provider) -> int:
+    """The window less one turn's template; the least of all families' where the family is not known yet."""
+    if provider.family_at_hand():
+        engine = provider.engine()
+        return max(1, engine.context_window - turn_overhead(engine.family))
+    window = provider.fields.context_window
+    return min((window or family.context_window) - turn_overhead(family) for family in FAMILIES.values())
 
 
 @functools.lru_cache(maxsize=16)

@@ -34,8 +34,7 @@ from ._llama_index_fields import (
     plain_attributes,
     provider_of,
     secret,
-    turn_overhead,
-    window_at_hand,
+    usable_window,
 )
 from ._llama_index_messages import Answer, to_messages, to_values
 from .attributes import AttributeLike, PolicyMode
@@ -149,10 +148,10 @@ class KarakuriLLM(FunctionCallingLLM):
 
     def __init__(self, **data: Any) -> None:
         data = self._checked(data)
-        engine = provider_of({**self._defaults(), **data}).engine()  # our errors, before pydantic would wrap them
-        given = data.get("context_window")
+        provider = provider_of({**self._defaults(), **data})  # our errors, before pydantic would wrap them
+        engine, given = provider.engine(), data.get("context_window")
         if given is None:
-            data["context_window"] = window_at_hand(engine, data)
+            data["context_window"] = engine.context_window if provider.family_at_hand() else None
         elif data.get("engine") is not None and given != engine.context_window:
             raise OptionError(
                 f"context_window is {given} and the engine's is {engine.context_window}; leave it out with engine="
@@ -194,13 +193,14 @@ class KarakuriLLM(FunctionCallingLLM):
     @property
     def metadata(self) -> LLMMetadata:
         """Sizes and abilities; loads and contacts nothing."""
-        engine = self._provider.engine()
+        provider = self._provider
+        window = usable_window(provider)
         return LLMMetadata(
-            context_window=max(1, engine.context_window - turn_overhead(engine.family)),
-            num_output=self.max_tokens or max(1, engine.context_window // 16),
+            context_window=window,
+            num_output=self.max_tokens or max(1, (self.context_window or window) // 16),
             is_chat_model=True,
             is_function_calling_model=False,
-            model_name=engine.model,
+            model_name=provider.engine().model,
         )
 
     def to_payload(self) -> dict[str, Any]:

@@ -3,8 +3,11 @@
 import asyncio
 import contextlib
 import gc
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -177,3 +180,51 @@ async def test_nothing_is_left_to_the_garbage_collector(slow: Any, recwarn: pyte
         gc.enable()
     gc.collect()
     assert not [w for w in recwarn if issubclass(w.category, ResourceWarning | RuntimeWarning)]
+
+
+SLOW = """
+import asyncio, itertools, time
+from karakuri_integrations.conversation import Piece, Usage
+from karakuri_integrations.engines.scripted import ScriptedEngine
+from karakuri_integrations.llama_index import KarakuriLLM
+class Slow(ScriptedEngine):
+    def stream(self, prompt, sampling):
+        for n in itertools.count(1):
+            time.sleep(0.001)
+            yield Piece("a", Usage(1, n))
+    async def astream(self, prompt, sampling):
+        for n in itertools.count(1):
+            await asyncio.sleep(0.001)
+            yield Piece("a", Usage(1, n))
+llm = KarakuriLLM(engine=Slow([]))
+"""
+SYNC = "stream = llm.stream_complete('q'); next(stream)"
+ASYNC = """
+async def main():
+    global stream
+    stream = await llm.astream_complete('q')
+    await anext(stream)
+asyncio.run(main())
+"""
+INTERRUPTED = """
+import signal
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+signal.setitimer(signal.ITIMER_REAL, 0.05)
+try:
+    llm.complete('q')
+except KeyboardInterrupt:
+    print('interrupted')
+"""
+
+
+@pytest.mark.parametrize(("code", "said"), [(SYNC, ""), (ASYNC, ""), (INTERRUPTED, "interrupted\n")])
+def test_the_interpreter_exits_quietly_with_an_open_stream(code: str, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW + code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=Path(__file__).parents[2],
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")

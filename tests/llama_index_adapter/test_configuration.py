@@ -244,7 +244,8 @@ def test_construction_and_metadata_load_and_contact_nothing() -> None:
         "socket.socket.connect = refuse\n"
         "before = set(sys.modules)\n"
         f"llm = KarakuriLLM(model={REAL!r}); llm.metadata; llm.to_payload(); llm.render_prompt('q'); repr(llm)\n"
-        "KarakuriLLM(model='someone/unknown-model')\n"
+        "unknown = KarakuriLLM(model='someone/unknown-model'); unknown.to_payload()\n"
+        "assert 3800 < unknown.metadata.context_window < 4096\n"
         "heavy = {'torch', 'transformers', 'tokenizers', 'bitsandbytes'} & (set(sys.modules) - before)\n"
         "assert not heavy, heavy\n"
     )

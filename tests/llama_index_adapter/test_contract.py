@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from typing import Any
 
 import pytest
@@ -248,6 +249,42 @@ def test_structured_predict_falls_back_to_text() -> None:
 
     llm = KarakuriLLM(engine=ScriptedEngine(['{"name": "京都"}']))
     assert llm.structured_predict(City, PromptTemplate("which {x}?"), x="city").name == "京都"
+
+
+def test_a_structured_llm_works_on_text() -> None:
+    from pydantic import BaseModel
+
+    class City(BaseModel):
+        name: str
+
+    structured = KarakuriLLM(engine=ScriptedEngine(lambda _: '{"name": "京都"}')).as_structured_llm(City)
+    assert structured.complete("which city?").raw.name == "京都"
+    assert structured.chat(USER).raw.name == "京都"
+
+
+async def test_the_rate_limiter_is_asked_once_a_call(entry_point: str, ask: Any) -> None:
+    class Limiter:
+        asked = 0
+
+        def acquire(self) -> None:
+            self.asked += 1
+
+        async def async_acquire(self) -> None:
+            self.asked += 1
+
+    limiter = Limiter()
+    await ask(KarakuriLLM(engine=ScriptedEngine(["a"]), rate_limiter=limiter), entry_point, "q")
+    assert limiter.asked == 1
+
+
+def test_the_examples_of_the_docstring_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    engine = ScriptedEngine(["寺です。", "Hi!"])
+    monkeypatch.setattr("karakuri_integrations.provider.open_engine", lambda fields: engine)
+    examples = re.findall(r"```python\n(.*?)```", inspect.getdoc(KarakuriLLM), re.DOTALL)
+    for example in examples:
+        exec(inspect.cleandoc(example), {})
+    assert len(examples) == 1
+    assert capsys.readouterr().out == "寺です。\nHi!"
 
 
 def test_tools_are_typed_errors() -> None:

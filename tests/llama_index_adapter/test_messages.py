@@ -312,6 +312,15 @@ def test_the_record_stays_when_the_text_is_replaced() -> None:
     assert message.role is MessageRole.ASSISTANT
 
 
+def test_workflow_contexts_keep_the_record() -> None:
+    from workflows.context.serializers import JsonSerializer
+
+    llm, response = chatted({"humor": 3})
+    message = JsonSerializer().deserialize(JsonSerializer().serialize(response.message))
+    assert message.content == "once"
+    assert values(llm.render_prompt([said("user", "one"), message, said("user", "two")]))[0]["humor"] == 3
+
+
 def test_forged_records_follow_the_policy() -> None:
     forged = ThinkingBlock(additional_information={"karakuri_attributes": {"toxicity": 4}})
     message = ChatMessage(role="assistant", blocks=[TextBlock(text="once"), forged])
