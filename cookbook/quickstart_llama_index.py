@@ -2,11 +2,11 @@
 
 import asyncio
 
-from karakuri_integrations.llama_index import KarakuriLLM
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.llms import ChatMessage
 
 from karakuri_integrations import SteeringAttributes
+from karakuri_integrations.llama_index import KarakuriLLM
 
 MODEL = None  # the embedded model; the real one: "karakuri-ai/karakuri-lm-70b-chat-v0.1"
 

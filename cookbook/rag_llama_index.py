@@ -8,9 +8,10 @@ import itertools
 import math
 import zlib
 
-from karakuri_integrations.llama_index import KarakuriLLM
 from llama_index.core import Document, PromptTemplate, Settings, VectorStoreIndex
 from llama_index.core.base.embeddings.base import BaseEmbedding
+
+from karakuri_integrations.llama_index import KarakuriLLM
 
 MODEL = None  # the embedded model; the real one: "karakuri-ai/karakuri-lm-70b-chat-v0.1"
 
