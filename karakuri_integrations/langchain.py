@@ -117,7 +117,8 @@ class ChatKarakuri(BaseChatModel):
 
     Invoke:
         ```python
-        llm.invoke([("system", "You are a travel guide."), ("user", "What should I see in Kyoto?")])
+        messages = [("system", "You are a travel guide."), ("user", "What should I see in Kyoto?")]
+        llm.invoke(messages)
         ```
 
     Stream:
@@ -138,7 +139,10 @@ class ChatKarakuri(BaseChatModel):
 
     Token usage:
         ```python
-        llm.invoke("Hello").usage_metadata  # {"input_tokens": 58, "output_tokens": 12, "total_tokens": 70}
+        llm.invoke("Hello").usage_metadata  # {"input_tokens": ..., "output_tokens": ..., "total_tokens": ...}
+
+        from langchain_core.messages import HumanMessage
+
         llm.get_num_tokens_from_messages([HumanMessage("Hello")])  # of the real prompt, dials included
         ```
 

@@ -1,6 +1,7 @@
 """Engines that the tests of ChatKarakuri share."""
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -9,6 +10,17 @@ import pytest
 from karakuri_integrations.conversation import Piece, Prompt, Sampling, Usage
 from karakuri_integrations.engines import ScriptedEngine
 from karakuri_integrations.langchain import ChatKarakuri
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a test does, nothing is looked up or connected to."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the network was asked for")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
 class SlowEngine(ScriptedEngine):

@@ -1,11 +1,15 @@
 """The model object: fields, copies, cache keys, traces, serialised form, profile, token counts and errors."""
 
+import ast
 import asyncio
 import copy
+import inspect
 import json
 import pickle
+import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -495,7 +499,20 @@ def test_the_error_callback_sees_our_error() -> None:
     assert isinstance(seen[0], core.ModelRateLimitError)
 
 
-# --- import ---
+# --- documentation and import ---
+
+
+async def test_the_docstrings_code_runs(scripted_models: dict) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", inspect.cleandoc(ChatKarakuri.__doc__ or ""), re.DOTALL)
+    assert len(blocks) == 7
+    names: dict[str, Any] = {"__name__": "docstring"}
+    for block in blocks:
+        code = compile(textwrap.dedent(block), "<docstring>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        result = eval(code, names)
+        if inspect.isawaitable(result):
+            await result
+    assert "humor: 3" in scripted_models[MODEL].prompts[-2]
+    assert "complexity: 0" in scripted_models[MODEL].prompts[-1]
 
 
 def test_nothing_heavy_is_imported() -> None:
