@@ -172,8 +172,8 @@ def _not_linear(model: Any) -> int:
 def _check_share(share: float) -> None:
     if share < _LEAST_SHARE:
         raise QuantizationError(
-            f"only {share:.0%} of the weights meant to be 4-bit can be: the rest (such as a mixture's experts) stays in "
-            'bf16 under bitsandbytes; pass quantization="none" where the memory allows, or load a GPTQ or AWQ copy'
+            f"only {share:.0%} of the weights meant to be 4-bit can be: the rest (such as a mixture's experts) stays "
+            'in bf16 under bitsandbytes; pass quantization="none" where the memory allows, or load a GPTQ or AWQ copy'
         )
 
 
@@ -189,9 +189,7 @@ def _placed(checkpoint: Checkpoint, precision: Precision, stored: str | None, de
         check_memory(name, needed, free_ram(), "cpu", precision, window)
         return {"": "cpu"}
     if not cards:
-        raise ModelLoadError(
-            f"device={device!r}: torch sees no CUDA device; pass device='cpu' or install its CUDA build"
-        )
+        raise ModelLoadError(f"device={device!r}: torch sees no CUDA device; pass device='cpu' or install a CUDA torch")
     free = [torch.cuda.mem_get_info(card)[0] for card in range(cards)]
     if device == "balanced" or (device == "auto" and needed.total > max(free)):
         check_memory(name, needed, sum(free), f"{cards} GPUs", precision, window)
@@ -226,13 +224,13 @@ def _from_pretrained(checkpoint: Checkpoint, precision: Precision, stored: str |
         model, info = AutoModelForCausalLM.from_pretrained(
             str(checkpoint.small_files),
             dtype="auto" if stored else _dtype(precision),
-            quantization_config=None if stored else _bits(precision),
             device_map=place,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             attn_implementation="sdpa",
             output_loading_info=True,
+            **({} if stored else _bits(precision)),
             **_max_memory(place),
         )
     except ModelLoadError:
@@ -278,19 +276,21 @@ def _compute_dtype() -> Any:
     return torch.float16 if slow else torch.bfloat16
 
 
-def _bits(precision: Precision) -> Any:
+def _bits(precision: Precision) -> dict[str, Any]:
+    """The argument for bitsandbytes; none where nothing is quantised (a None would hide the checkpoint's own)."""
     if precision.bits is None:
-        return None
+        return {}
     from transformers import BitsAndBytesConfig
 
     if precision.bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    settings = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=precision.kind,
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=_compute_dtype(),
     )
+    return {"quantization_config": settings}
 
 
 def _report(model: Any, name: str, precision: Precision, stored: str | None) -> Report:

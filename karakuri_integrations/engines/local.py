@@ -16,7 +16,7 @@ from contextlib import aclosing, closing
 from typing import Any, Final, TypeVar
 
 from ..conversation import Piece, Prompt, Sampling
-from ..errors import ContextOverflowError, MessageError, OptionError
+from ..errors import ContextOverflowError, MessageError, ModelLoadError, OptionError
 from ..templates import Family, family_of_checkpoint, family_of_model, family_of_template, unknown_model
 from .channel import Channel, Deadline
 from .checkpoint import source_of
@@ -191,6 +191,7 @@ class LocalEngine:
         refuse_fork()
         entry = self._shared
         ids = entry.tokens.encode(prompt)
+        _check_vocabulary(ids, entry)
         window = self.context_window
         room = window - len(ids)
         if not ids:
@@ -214,6 +215,16 @@ class LocalEngine:
 
 def _rebuilt(arguments: dict[str, Any]) -> LocalEngine:
     return LocalEngine(**arguments)
+
+
+def _check_vocabulary(ids: list[int], entry: Shared) -> None:
+    """An id beyond the embeddings is an assertion in a GPU, after which CUDA is lost for the whole process."""
+    size = entry.checkpoint.config.get("vocab_size")
+    if isinstance(size, int) and (largest := max(ids, default=0)) >= size:
+        raise ModelLoadError(
+            f"the tokenizer of {entry.key.source.name} gives the id {largest} and its config.json has vocab_size "
+            f"{size}; they do not belong together: fetch the checkpoint again"
+        )
 
 
 async def _in_thread(work: Callable[[], _T], deadline: Deadline) -> _T:

@@ -77,7 +77,7 @@ def stored_form(config: Mapping[str, Any]) -> str | None:
     if settings is None:
         return None
     method = settings.get("quant_method", "bitsandbytes") if isinstance(settings, dict) else None
-    if method not in _STORED:
+    if not isinstance(method, str) or method not in _STORED:
         raise QuantizationError(
             f"the checkpoint is quantised by {method!r:.40}; this engine loads {', '.join(_STORED)} and unquantised"
         )

@@ -73,7 +73,7 @@ def check_files(checkpoint: Checkpoint) -> None:
 def _check_config(checkpoint: Checkpoint) -> None:
     name = checkpoint.source.name
     model_type = checkpoint.config.get("model_type")
-    if model_type not in _MODEL_TYPES:
+    if not isinstance(model_type, str) or model_type not in _MODEL_TYPES:
         raise UnsafeModelError(
             f"{name}: config.json has model_type {model_type!r:.40}; known are {', '.join(sorted(_MODEL_TYPES))}"
         )

@@ -33,21 +33,25 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """
     check_versions()
     check_files(checkpoint)
+    folder, name = checkpoint.small_files, checkpoint.source.name
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
+        # transformers would make an empty tokenizer without a word.
+        raise ModelLoadError(f"{name} has no tokenizer.json; fetch the checkpoint again")
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
         raise MissingDependencyError(f"local models need transformers: {INSTALL_HINT}") from error
     try:
         found = AutoTokenizer.from_pretrained(
-            str(checkpoint.small_files), trust_remote_code=False, local_files_only=True, use_fast=True
+            str(folder), trust_remote_code=False, local_files_only=True, use_fast=True
         )
     except Exception as error:
         raise ModelLoadError(
-            f"the tokenizer of {checkpoint.source.name} cannot be loaded ({type(error).__name__}); its folder needs "
+            f"the tokenizer of {name} cannot be loaded ({type(error).__name__}); its folder needs "
             "tokenizer.json and tokenizer_config.json; fetch the checkpoint again"
         ) from error
     if not hasattr(found, "backend_tokenizer"):
-        raise ModelLoadError(f"{checkpoint.source.name} has no tokenizer.json; save its tokenizer in the fast format")
+        raise ModelLoadError(f"{name} has no tokenizer.json; save its tokenizer in the fast format")
     return found
 
 

@@ -107,16 +107,17 @@ async def test_aclose_stops(shared_engine, gate, right, taken, ahead):
 @pytest.mark.parametrize(("taken", "ahead"), points())
 async def test_task_cancel_stops_and_always_propagates(shared_engine, gate, right, taken, ahead):
     gate.permit(1 + taken + ahead)
-    seen = 0
+    reached, seen = asyncio.Event(), 0
 
     async def consume() -> None:
         nonlocal seen
         async for _ in shared_engine.astream(prompt_of(), LONG):
             seen += 1
+            if seen == taken:
+                reached.set()
 
     task = asyncio.create_task(consume())
-    while seen < taken:
-        await asyncio.sleep(0.001)
+    await reached.wait()
     before = gate.passes
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

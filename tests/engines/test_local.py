@@ -22,7 +22,6 @@ from karakuri_integrations.generation import Engine
 
 from .conftest import FAMILY, answer, loaded_model, make_model, make_tokenizer, prompt_of
 
-
 # Construction
 
 

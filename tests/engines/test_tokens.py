@@ -4,7 +4,6 @@ import random
 from pathlib import Path
 
 import pytest
-from .conftest import FAMILY, TEMPLATE, make_tokenizer, prompt_of
 from transformers import AutoTokenizer
 
 from karakuri_integrations.attributes import NAMES
@@ -12,6 +11,8 @@ from karakuri_integrations.conversation import Control, Message, Prompt, Request
 from karakuri_integrations.engines.tokens import Tokens
 from karakuri_integrations.errors import MessageError
 from karakuri_integrations.templates import FAMILIES, render
+
+from .conftest import FAMILY, TEMPLATE, make_tokenizer, prompt_of
 
 
 @pytest.fixture(scope="session", params=[True, False], ids=["legacy", "not-legacy"])
