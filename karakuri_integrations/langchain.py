@@ -429,9 +429,10 @@ class ChatKarakuri(BaseChatModel):
 
     @override
     def _resolve_model_profile(self) -> ModelProfile | None:
-        # An engine that would have to fetch a checkpoint to know its window says so by `known_window`.
-        engine = self._provider().engine()
-        window = engine.known_window if hasattr(engine, "known_window") else engine.context_window
+        provider = self._provider()
+        engine = provider.engine()
+        # Of an unknown hub model only a download would tell; nothing is downloaded at construction.
+        window = engine.context_window if provider.family_at_hand() else self.context_window
         return model_profile(engine.model, window)
 
     @classmethod

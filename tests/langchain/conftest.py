@@ -1,6 +1,7 @@
 """Engines that the tests of ChatKarakuri share."""
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -10,6 +11,9 @@ import pytest
 from karakuri_integrations.conversation import Piece, Prompt, Sampling, Usage
 from karakuri_integrations.engines import ScriptedEngine
 from karakuri_integrations.langchain import ChatKarakuri
+
+# Two threads that wait for each other on a busy machine take 50 times as long per token as one (measured). Before torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

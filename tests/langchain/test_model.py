@@ -360,6 +360,14 @@ def test_profile(echo: Make) -> None:
     assert echo(profile={"max_input_tokens": 7}).profile == {"max_input_tokens": 7}
 
 
+@pytest.mark.parametrize(
+    ("fields", "window"),
+    [({"model": MODEL}, 4096), ({"model": "a/b"}, None), ({"model": "a/b", "context_window": 9}, 9)],
+)
+def test_construction_asks_no_hub(fields: dict, window: int | None) -> None:
+    assert ChatKarakuri(**fields).profile.get("max_input_tokens") == window
+
+
 def test_token_counts_are_those_of_the_real_prompt(echo: Make) -> None:
     llm = echo()
     message = [SystemMessage("s"), HumanMessage("q")]
