@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import queue
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import Callable
 
 from ..conversation import Piece
 from ..errors import DeadlineError, EngineError, WorkerError
@@ -42,70 +42,57 @@ class Deadline:
 
 
 class Channel:
-    """One reply's way to its consumer. `cancelled` tells the worker that nobody waits any more."""
+    """One reply's way to its consumer. `cancelled` tells the worker that nobody waits any more.
+
+    `take` and `atake` are plain calls and no generators, so that a consumer's `finally` has nothing to await: an
+    abandoned async stream can be cleaned up without its loop.
+    """
 
     def __init__(self, deadline: Deadline) -> None:
         self.deadline = deadline
         self.cancelled = False
         self._items: queue.SimpleQueue[Piece | EngineError | None] = queue.SimpleQueue()
-        self._wake: Callable[[], None] | None = None
+        self._ready: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def put(self, item: Piece | EngineError | None) -> None:
         """Give the consumer a piece, an error that ends the reply, or None: the end."""
         self._items.put(item)
-        if self._wake is not None:
-            self._wake()
+        if self._loop is not None and self._ready is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._ready.set)
+            except RuntimeError:  # the loop was closed with the stream open
+                self.cancel()
 
     def cancel(self) -> None:
         self.cancelled = True
 
-    def pieces(self, alive: Callable[[], bool]) -> Generator[Piece, None, None]:
-        """The pieces, waiting in this thread. Closing the iterator cancels.
+    def take(self, alive: Callable[[], bool]) -> Piece | None:
+        """The next piece, waiting in this thread; None at the end.
 
         Raises:
             EngineError: what the worker gave, DeadlineError, or WorkerError when the worker is gone.
         """
-        try:
-            while True:
-                lives = alive()  # looked at before the wait: a worker that ends has put its last item
-                try:
-                    item = self._items.get(timeout=self.deadline.left()) if lives else self._items.get_nowait()
-                except queue.Empty:
-                    self._check(lives)
-                    continue
-                if item is None:
-                    return
-                yield _piece(item)
-        finally:
-            self.cancel()
-
-    async def apieces(self, alive: Callable[[], bool]) -> AsyncGenerator[Piece, None]:
-        """As `pieces`, waiting on the running event loop."""
-        loop, ready = asyncio.get_running_loop(), asyncio.Event()
-
-        def wake() -> None:
+        while True:
+            lives = alive()  # looked at before the wait: a worker that ends has put its last item
             try:
-                loop.call_soon_threadsafe(ready.set)
-            except RuntimeError:  # the loop was closed with the stream open
-                self.cancel()
+                wait = self.deadline.left() if lives else 0
+                return _piece(self._items.get(timeout=wait) if wait else self._items.get_nowait())
+            except queue.Empty:
+                self._check(lives)
 
-        self._wake = wake
-        try:
-            while True:
-                ready.clear()
-                lives = alive()
-                try:
-                    item = self._items.get_nowait()
-                except queue.Empty:
-                    self._check(lives)
-                    await _wait(ready, self.deadline.left())
-                    continue
-                if item is None:
-                    return
-                yield _piece(item)
-        finally:
-            self.cancel()
-            self._wake = None
+    async def atake(self, alive: Callable[[], bool]) -> Piece | None:
+        """As `take`, waiting on the running event loop."""
+        if self._ready is None:
+            self._ready, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        while True:
+            self._ready.clear()
+            lives = alive()
+            try:
+                return _piece(self._items.get_nowait())
+            except queue.Empty:
+                self._check(lives)
+            await _wait(self._ready, self.deadline.left())
 
     def _check(self, lives: bool) -> None:
         if not lives:
@@ -121,7 +108,7 @@ async def _wait(ready: asyncio.Event, seconds: float) -> None:
             await ready.wait()
 
 
-def _piece(item: Piece | EngineError) -> Piece:
+def _piece(item: Piece | EngineError | None) -> Piece | None:
     if isinstance(item, EngineError):
         raise item
     return item

@@ -12,7 +12,6 @@ import os
 import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing, closing
 from typing import Any, Final, TypeVar
 
 from ..conversation import Piece, Prompt, Sampling
@@ -159,7 +158,7 @@ class LocalEngine:
         """What is loaded, and in how many bytes; loads the model if it is not."""
         job = Reporting(Channel(Deadline(None)))
         worker = self._shared.submit(job, self._max_queue, self.family)
-        for _ in job.channel.pieces(worker.alive):
+        while job.channel.take(worker.alive) is not None:
             pass
         return job.found[0]
 
@@ -170,9 +169,12 @@ class LocalEngine:
     def stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[Piece]:
         """One Piece a token, as soon as it is made. Closing the iterator stops the compute."""
         job = self._job(prompt, sampling, Deadline(sampling.timeout))
-        worker = self._submit(job)
-        with closing(job.channel.pieces(worker.alive)) as pieces:
-            yield from pieces
+        try:
+            worker = self._submit(job)
+            while (piece := job.channel.take(worker.alive)) is not None:
+                yield piece
+        finally:
+            job.channel.cancel()
 
     async def astream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Piece]:
         """As `stream`, natively async: nothing here blocks the event loop, not even loading or a long prompt."""
@@ -181,10 +183,12 @@ class LocalEngine:
             job = self._job(prompt, sampling, deadline)
         else:
             job = await _in_thread(lambda: self._job(prompt, sampling, deadline), deadline)
-        worker = self._submit(job)
-        async with aclosing(job.channel.apieces(worker.alive)) as pieces:
-            async for piece in pieces:
+        try:
+            worker = self._submit(job)
+            while (piece := await job.channel.atake(worker.alive)) is not None:
                 yield piece
+        finally:
+            job.channel.cancel()
 
     def _job(self, prompt: Prompt, sampling: Sampling, deadline: Deadline) -> Generation:
         """The call, checked against the window before anything is computed or loaded but the tokenizer."""

@@ -125,5 +125,5 @@ def loaded_model(engine: LocalEngine):
     """The torch module behind an engine, for tests that count or break it."""
     look = Look()
     worker = engine._shared.submit(look, 128, engine.family)
-    list(look.channel.pieces(worker.alive))
+    assert look.channel.take(worker.alive) is None
     return look.found[0]
