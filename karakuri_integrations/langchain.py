@@ -235,14 +235,16 @@ class ChatKarakuri(BaseChatModel):
     # --- one call ---
 
     def _provider(self) -> Provider:
-        return Provider(
-            EngineFields(**{name: getattr(self, name) for name in _ENGINE_FIELDS}),
-            self.attributes,
-            Sampling(**{name: sampling_value(name, getattr(self, name)) for name in SAMPLING_FIELDS}),
-            AttributePolicy(cast("Any", self.message_attributes), self.attribute_bounds),
-            cast("Any", self.template_tokens),
-            cast("Any", self.overflow),
-        )
+        """Made anew for each call, so that a field that was set later holds and is checked."""
+        with core_errors():
+            return Provider(
+                EngineFields(**{name: getattr(self, name) for name in _ENGINE_FIELDS}),
+                SteeringAttributes.overlay(self.attributes),
+                Sampling(**{name: sampling_value(name, getattr(self, name)) for name in SAMPLING_FIELDS}),
+                AttributePolicy(cast("Any", self.message_attributes), self.attribute_bounds),
+                cast("Any", self.template_tokens),
+                cast("Any", self.overflow),
+            )
 
     @override
     def _generate(
@@ -321,16 +323,11 @@ class ChatKarakuri(BaseChatModel):
     ) -> AsyncIterator[AIMessageChunk]:
         # langchain-core leaves `_astream` to the garbage collector when its own stream is closed; a copy of this model,
         # which belongs to this one stream, hands it over, so that closing the stream has closed the engine's.
-        async with AsyncExitStack() as stack:
-            own = self.model_copy()
-            own._open = stack
-            chunks = super(ChatKarakuri, own).astream(input, config, stop=stop, **kwargs)
-            async with aclosing(cast("Any", chunks)) as closable:
-                try:
-                    async for chunk in closable:
-                        yield chunk
-                finally:
-                    await stack.aclose()
+        own = self.model_copy()
+        chunks = cast("Any", super(ChatKarakuri, own).astream(input, config, stop=stop, **kwargs))
+        async with aclosing(chunks), AsyncExitStack() as own._open:
+            async for chunk in chunks:
+                yield chunk
 
     # --- prompts and tokens ---
 
@@ -396,11 +393,12 @@ class ChatKarakuri(BaseChatModel):
     @override
     def _identifying_params(self) -> dict[str, Any]:
         """Everything that can change a reply; no secret and no message."""
-        engine = self._provider().engine()
+        provider = self._provider()
+        engine = provider.engine()
         return {
             "model": engine.model,
             "engine": _described(engine),
-            "attributes": dict(SteeringAttributes.overlay(self.attributes)),
+            "attributes": dict(provider.own_attributes),
             **{name: getattr(self, name) for name in (*SAMPLING_FIELDS, *OUTPUT_FIELDS)},
         }
 

@@ -124,8 +124,9 @@ def test_a_field_set_later_holds_and_is_checked(echo: Make) -> None:
     llm.attributes = {"humor": 2}
     assert "humor: 2" in llm.render_prompt("q")
     llm.attributes = {"humor": 9}
-    with pytest.raises(errors.AttributeConfigError):
+    with pytest.raises(errors.AttributeConfigError) as caught:
         llm.invoke("q")
+    assert isinstance(caught.value, core.ModelInvalidRequestError)
     with pytest.raises(ValueError, match="humour"):
         llm.humour = 1
 
