@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ..attributes import SteeringAttributes
 from ..conversation import Message, Request
 from ..templates import Family, render
 from .tokens import Tokens
@@ -25,12 +24,13 @@ _CONVERSATION: Final = (
 
 def differences(hf_tokenizer: Any, tokens: Tokens, family: Family) -> tuple[str, ...]:
     """What differs between the checkpoint's own files and our rendering, a sentence each; empty when nothing does."""
-    prompt = render(Request(_CONVERSATION), family)
+    request = Request(_CONVERSATION)
+    prompt = render(request, family)
     ids = tokens.encode(prompt)
     found = []
     text = prompt.text
     if hf_tokenizer.chat_template:
-        own = _own_text(hf_tokenizer)
+        own = _own_text(hf_tokenizer, dict(request.attributes))
         if own is None:
             found.append("its chat template cannot render a conversation of system, user, assistant and user")
         elif own != text:
@@ -46,8 +46,8 @@ def differences(hf_tokenizer: Any, tokens: Tokens, family: Family) -> tuple[str,
     return tuple(found)
 
 
-def _own_text(hf_tokenizer: Any) -> str | None:
-    values = dict(SteeringAttributes())
+def _own_text(hf_tokenizer: Any, values: dict[str, int]) -> str | None:
+    """What the checkpoint's template writes; attributes are given in both ways that published templates read them."""
     messages = [
         {"role": one.role, "content": one.text, **(values if one.role == "user" else {})} for one in _CONVERSATION
     ]

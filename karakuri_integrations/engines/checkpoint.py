@@ -68,6 +68,22 @@ def source_of(
     Raises:
         OptionError: text that is neither a folder nor a hub id, or a GGUF file.
     """
+    if revision is not None and not (isinstance(revision, str) and revision):
+        raise OptionError(f"revision must be a commit, branch or tag, got {revision!r:.40}")
+    source = _source(model, revision, cache_dir, local_files_only)
+    if source.folder is not None and (revision is not None or cache_dir is not None):
+        raise OptionError(
+            "revision and cache_dir are for models from the hub, and this model is a folder; leave them out"
+        )
+    return source
+
+
+def _source(
+    model: str | os.PathLike[str] | None,
+    revision: str | None,
+    cache_dir: str | os.PathLike[str] | None,
+    local_files_only: bool,
+) -> Source:
     if model is None:
         return DEFAULT
     text = os.fspath(model)

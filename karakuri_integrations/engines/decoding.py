@@ -78,7 +78,7 @@ def _processors(sampling: Sampling, device: Any) -> Any:
 
 
 class Sequence:
-    """One reply being decoded. Call `prefill` until it is False, then `next_token` for each token."""
+    """One reply being decoded. Call `prefill` while there is something `unread`, then `next_token` for each token."""
 
     def __init__(self, model: Any, prompt_ids: Ids[int], sampling: Sampling, limit: int) -> None:
         import torch
@@ -95,12 +95,14 @@ class Sequence:
         self._sampling = sampling
         self._sampler: Sampler | None = None
 
-    def prefill(self) -> bool:
-        """Read one chunk of the prompt, all but its last token; whether there is more to read."""
-        end = min(self._done + PREFILL_CHUNK, self._filled - 1)
-        if end > self._done:
-            self._forward(end)
-        return self._done < self._filled - 1
+    @property
+    def unread(self) -> bool:
+        """Whether more of the prompt than its last token has not been read."""
+        return self._made == 0 and self._done < self._filled - 1
+
+    def prefill(self) -> None:
+        """Read one chunk of the prompt."""
+        self._forward(min(self._done + PREFILL_CHUNK, self._filled - 1))
 
     def next_token(self) -> int:
         """Make one more token.

@@ -30,11 +30,10 @@ class Generation:
 
     def run(self, loaded: Loaded) -> None:
         sequence = Sequence(loaded.model, self.prompt_ids, self.sampling, self.limit)
-        more = True
-        while more:
+        while sequence.unread:
             if self._stopped():
                 return
-            more = sequence.prefill()
+            sequence.prefill()
             self.stepped()
         text = self.tokens.text_stream()
         for made in range(1, self.limit + 1):

@@ -27,6 +27,7 @@ from .safety import check_checkpoint, check_files, check_versions, tensors
 __all__ = ["Loaded", "Report", "load"]
 
 _LEAST_SHARE: Final = 0.9
+_CPU: Final = {"": "cpu"}
 _DEFAULT_WINDOW: Final = 4096
 _SLOW_BYTES: Final = 2**30  # from this size on, loading takes long enough for a progress bar
 
@@ -69,7 +70,7 @@ def load(checkpoint: Checkpoint, precision: Precision, device: str) -> Loaded:
     stored = stored_form(checkpoint.config)
     check_stored(precision, stored)
     _import_torch()
-    precision = _usable(checkpoint, precision, stored)
+    precision = _usable(checkpoint, precision, stored, device)
     if stored is None and precision.bits == 4:
         _check_architecture(checkpoint)
     complete = checkpoint.complete()
@@ -92,11 +93,11 @@ def _import_torch() -> None:
     del accelerate, torch, transformers
 
 
-def _usable(checkpoint: Checkpoint, precision: Precision, stored: str | None) -> Precision:
+def _usable(checkpoint: Checkpoint, precision: Precision, stored: str | None, device: str) -> Precision:
     """The precision, or what stands in for it where bitsandbytes cannot run."""
     problem: EngineError | None = missing_backend(precision, stored)
     if problem is None and (precision.bits if stored is None else stored == "bitsandbytes"):
-        problem = _bitsandbytes_problem(precision)
+        problem = _bitsandbytes_problem(precision, device)
     if problem is None:
         return precision
     if not checkpoint.source.packaged or stored is not None:
@@ -105,14 +106,14 @@ def _usable(checkpoint: Checkpoint, precision: Precision, stored: str | None) ->
     return PRECISIONS["bf16"]
 
 
-def _bitsandbytes_problem(precision: Precision) -> QuantizationError | None:
+def _bitsandbytes_problem(precision: Precision, device: str) -> QuantizationError | None:
     """Quantise and use one small layer: whether it works is measured, not looked up."""
     import torch
 
     try:
         bnb = _import_bitsandbytes()
         layer = bnb.nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4")
-        layer = layer.to("cuda" if torch.cuda.is_available() else "cpu")
+        layer = layer.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
         with torch.inference_mode():
             out = layer(torch.ones((1, 64), dtype=torch.bfloat16, device=layer.weight.device))
         if bool(torch.isfinite(out).all()):
@@ -187,7 +188,7 @@ def _placed(checkpoint: Checkpoint, precision: Precision, stored: str | None, de
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cpu" or (device == "auto" and not cards):
         check_memory(name, needed, free_ram(), "cpu", precision, window)
-        return {"": "cpu"}
+        return _CPU
     if not cards:
         raise ModelLoadError(f"device={device!r}: torch sees no CUDA device; pass device='cpu' or install a CUDA torch")
     free = [torch.cuda.mem_get_info(card)[0] for card in range(cards)]
@@ -223,14 +224,14 @@ def _from_pretrained(checkpoint: Checkpoint, precision: Precision, stored: str |
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             str(checkpoint.small_files),
-            dtype="auto" if stored else _dtype(precision),
+            dtype="auto" if stored else _dtype(precision, place),
             device_map=place,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             attn_implementation="sdpa",
             output_loading_info=True,
-            **({} if stored else _bits(precision)),
+            **({} if stored else _bits(precision, place)),
             **_max_memory(place),
         )
     except ModelLoadError:
@@ -258,25 +259,25 @@ def _max_memory(place: Any) -> dict[str, Any]:
     return {"max_memory": {card: int(torch.cuda.mem_get_info(card)[0] * 0.9) for card in cards}}
 
 
-def _dtype(precision: Precision) -> Any:
+def _dtype(precision: Precision, place: Any) -> Any:
     import torch
 
     if precision.dtype is None:
         return "auto"
     if precision.bits == 4:
-        return _compute_dtype()
+        return _compute_dtype(place)
     return getattr(torch, precision.dtype)
 
 
-def _compute_dtype() -> Any:
+def _compute_dtype(place: Any) -> Any:
     """bfloat16; float16 on GPUs that compute bfloat16 only by emulation."""
     import torch
 
-    slow = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
+    slow = place != _CPU and not torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.float16 if slow else torch.bfloat16
 
 
-def _bits(precision: Precision) -> dict[str, Any]:
+def _bits(precision: Precision, place: Any) -> dict[str, Any]:
     """The argument for bitsandbytes; none where nothing is quantised (a None would hide the checkpoint's own)."""
     if precision.bits is None:
         return {}
@@ -288,7 +289,7 @@ def _bits(precision: Precision) -> dict[str, Any]:
         load_in_4bit=True,
         bnb_4bit_quant_type=precision.kind,
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=_compute_dtype(),
+        bnb_4bit_compute_dtype=_compute_dtype(place),
     )
     return {"quantization_config": settings}
 

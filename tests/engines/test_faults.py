@@ -254,7 +254,7 @@ def run(code: str, *arguments: str, **settings) -> subprocess.CompletedProcess[s
         [sys.executable, "-c", textwrap.dedent(code), *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         **settings,
     )
 
@@ -333,7 +333,8 @@ def test_the_interpreter_ends_quickly_and_quietly_with_an_open_stream(checkpoint
         import asyncio
         pieces = engine.stream(prompt, Sampling(max_tokens=3000)); next(pieces)
         loop = asyncio.new_event_loop()
-        kept = engine.astream(prompt, Sampling(max_tokens=3000))
+        other = LocalEngine(sys.argv[1], device="cpu", quantization="fp32")
+        kept = other.astream(prompt, Sampling(max_tokens=3000))
         loop.run_until_complete(anext(kept))
         ended = time.monotonic()
         """),
@@ -366,6 +367,6 @@ def test_a_signal_ends_a_process_that_streams(checkpoint, number):
         process.send_signal(number)
         process.stdout.readline()  # "stopped", or the end
         assert time.monotonic() - began < 5
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=100)
     assert process.returncode == (-signal.SIGTERM if number == signal.SIGTERM else 0), stderr
     assert "Traceback" not in stderr

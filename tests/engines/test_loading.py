@@ -129,8 +129,8 @@ def test_a_mixture_runs_unquantised(mixtral):
 def test_a_model_that_came_out_unquantised_is_an_error(checkpoint, monkeypatch):
     bits = loading._bits
 
-    def skipping(one):
-        made = bits(one)
+    def skipping(*given):
+        made = bits(*given)
         made["quantization_config"].llm_int8_skip_modules = ["gate_proj", "up_proj", "down_proj", "lm_head"]
         return made
 
@@ -189,7 +189,7 @@ def test_a_checkpoint_stored_in_4_bits_is_loaded_as_it_is(checkpoint, tmp_path):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(
-        checkpoint, dtype=torch.bfloat16, device_map={"": "cpu"}, **loading._bits(PRECISIONS["nf4"])
+        checkpoint, dtype=torch.bfloat16, device_map={"": "cpu"}, **loading._bits(PRECISIONS["nf4"], loading._CPU)
     )
     folder = tmp_path / "stored"
     model.save_pretrained(folder)

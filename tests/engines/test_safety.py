@@ -41,7 +41,7 @@ def nothing_is_loaded(monkeypatch):
     monkeypatch.setattr(pickle, "load", lambda *_: pytest.fail("unpickled"))
 
 
-def refused(folder: Path, error: type[Exception] = UnsafeModelError, match: str = "") -> None:
+def refused(folder: Path, error: type[Exception] = UnsafeModelError, match: str | None = None) -> None:
     for call in (lambda engine: engine.count_tokens(prompt_of()), answer, LocalEngine.report):
         with pytest.raises(error, match=match) as caught:
             call(LocalEngine(folder, device="cpu", template="karakuri-lm-70b-chat-v0.1"))
