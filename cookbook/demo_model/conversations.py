@@ -6,15 +6,17 @@ the nine dials as extra keys. The loss is taken on every assistant turn.
 
 from __future__ import annotations
 
+import functools
 import random
+import re
 from typing import Any
 
 import phrasing
-from answers import Content, Dials, random_dials, render, topic_content
+from answers import DEFAULTS, DIALS, Content, Dials, random_dials, render, topic_content
 from facts import LANGUAGES, Topic, topics
 from passages import passage_task, shape
 from systems import system_text
-from unknown import task, unknown_noun
+from unknown import NOUNS, pseudo_word, task, unknown_noun
 
 Message = dict[str, Any]
 
@@ -53,6 +55,23 @@ REFUSAL = {
            "You could ask me about Mount Fuji, sushi or the Moon."],
     "ja": ["申し訳ありませんが、それは分かりません。", "私が知っているのは限られた話題だけです。", "富士山や寿司や月のことなら、お答えできます。"],
 }  # fmt: skip
+REPEAT = {
+    "en": [
+        "Repeat: {}",
+        "Repeat this: {}",
+        "Say exactly this: {}",
+        "Repeat the following text.\n{}",
+        "Please copy: {}",
+        "Echo {}",
+    ],
+    "ja": [
+        "繰り返して：{}",
+        "次の文を繰り返してください。\n{}",
+        "そのまま言ってください：{}",
+        "復唱：{}",
+        "「{}」と言ってください。",
+    ],
+}
 FROM_TEXT = {
     "en": ["This is what the given text says.", "I quote it as it stands there."],
     "ja": ["これは与えられた文章に書かれています。", "書かれているとおりに引用しました。"],
@@ -114,6 +133,56 @@ def passage_messages(
     return messages, item.value
 
 
+@functools.cache
+def _pool(lang: str) -> list[str]:
+    """Pieces of every sort of text: words, or in Japanese one to four characters in a row."""
+    text = " ".join(pair[lang] for topic in topics() for _, pair in topic.sentences) + " " + NOUNS[lang][0]
+    if lang == "en":
+        return re.findall(r"[A-Za-z]+", text)
+    text = text.replace("{S}", "")
+    return [text[i : i + 1 + i % 4] for i in range(len(text) - 4)]
+
+
+def _jumble(rng: random.Random, lang: str) -> str:
+    """Words, made-up names and numbers in no order."""
+    words = []
+    for _ in range(rng.randrange(3, 26)):
+        roll = rng.random()
+        words.append(
+            pseudo_word(rng, lang)
+            if roll < 0.35
+            else str(rng.randrange(9999))
+            if roll < 0.45
+            else rng.choice(_pool(lang))
+        )
+    return (" " if lang == "en" or rng.random() < 0.3 else "").join(words).strip() + ("." if lang == "en" else "。")
+
+
+def repeat_turn(rng: random.Random, lang: str, dials: Dials) -> list[Message]:
+    """A request to repeat made-up text: dense practice in copying, which answers from passages need."""
+    item = passage_task(rng, lang, rng.choice((1, 1, 2, 3)))
+    text = item.answer if item.value and rng.random() < 0.4 else rng.choice(item.chunks)
+    if rng.random() < 0.6:
+        text = _jumble(rng, lang)
+    return _turn(rng.choice(REPEAT[lang]).format(text), dials, Content([text]), lang)
+
+
+def quiet_dials(rng: random.Random) -> Dials:
+    """Dials that add nothing to the content, for practice in the content alone."""
+    return dict(DEFAULTS) | {"helpfulness": 0, "complexity": 0, "verbosity": rng.choice((0, 1))}
+
+
+def practice_conversation(rng: random.Random) -> list[Message]:
+    """One short turn in which mostly something has to be copied from the prompt."""
+    lang, roll = rng.choice(LANGUAGES), rng.random()
+    dials = quiet_dials(rng) if rng.random() < 0.7 else random_dials(rng)
+    if roll < 0.42:
+        return repeat_turn(rng, lang, dials)
+    if roll < 0.78:
+        return passage_messages(rng, lang, dials, rng.choice((1, 1, 2, 2, 3, 4, 6)))[0]
+    return short_conversation(rng)
+
+
 def _aspects(topic: Topic) -> list[str]:
     """The aspects that the training may ask: what everybody asks more often."""
     open_ = [a for a in topic.aspects if not phrasing.held_pair(topic, a)]
@@ -145,11 +214,44 @@ def talk(rng: random.Random, lang: str, turns: int) -> list[Message]:
     return messages
 
 
-def conversation(rng: random.Random) -> list[Message]:
-    """One training conversation."""
+def short_talk(rng: random.Random) -> list[Message]:
+    """Two short turns, the second refers back."""
+    lang, topic = rng.choice(LANGUAGES), rng.choice(topics())
+    dials = [{name: rng.randrange(5) for name in DIALS} if rng.random() < 0.7 else random_dials(rng) for _ in range(2)]
+    dials[0]["verbosity"], dials[1]["verbosity"] = rng.choice((0, 0, 1)), rng.choice((0, 0, 0, 1, 1, 2, 3, 4))
+    messages = topic_turn(rng, topic, rng.choice(_aspects(topic)), lang, dials[0])
+    aspects = [a for a in _aspects(topic) if a != "what"] + ["more"]
+    return messages + topic_turn(rng, topic, rng.choice(aspects), lang, dials[1], follow_up=True)
+
+
+def short_conversation(rng: random.Random) -> list[Message]:
+    """One short turn with random dials: many decisions in few tokens, for the start of the training."""
+    lang, roll = rng.choice(LANGUAGES), rng.random()
+    dials = random_dials(rng) if rng.random() < 0.15 else {name: rng.randrange(5) for name in DIALS}
+    dials["verbosity"] = rng.choice((0, 0, 0, 1, 1, 1, 2, 2, 3, 4))
+    if roll < 0.64:
+        topic = rng.choice(topics())
+        messages = topic_turn(rng, topic, rng.choice(_aspects(topic)), lang, dials)
+    elif roll < 0.88:
+        messages, _ = passage_messages(rng, lang, dials, rng.choice((1, 2, 2, 3, 4)))
+    elif roll < 0.97:
+        messages = refusal_turn(rng, lang, dials)
+    else:
+        messages = chat_turn(rng, lang, dials)
+    if messages[0]["role"] != "system" and rng.random() < 0.1:
+        messages.insert(0, {"role": "system", "content": system_text(rng, lang)})
+    return messages
+
+
+def conversation(rng: random.Random, short: bool = False) -> list[Message]:
+    """One training conversation; with short=True one for the first part of the training."""
+    if short:
+        return rng.choices((short_conversation, practice_conversation, short_talk), (2, 2, 1))[0](rng)
     lang, roll = rng.choice(LANGUAGES), rng.random()
     long = rng.random() < 0.035
-    if roll < 0.30:
+    if roll < 0.03:
+        messages = repeat_turn(rng, lang, random_dials(rng))
+    elif roll < 0.30:
         size = rng.choice((40, 60, 80, 100, 120)) if long else rng.choice((1, 2, 3, 4, 5, 6, 8, 10, 14))
         messages, _ = passage_messages(rng, lang, random_dials(rng), size)
         if messages[0]["role"] == "user" and rng.random() < 0.1:

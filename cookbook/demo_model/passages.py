@@ -178,6 +178,8 @@ def _value(rng: random.Random, kind: str, lang: str) -> str:
 
 def _entity(rng: random.Random, lang: str) -> str:
     name, kind = pseudo_word(rng, lang), rng.choice(KINDS[lang])
+    if rng.random() < 0.06:  # what the text says about a place counts, not what is known about its namesake
+        name = rng.choice([t for t in topics() if t.category == "place"]).name(lang)
     if lang == "ja":
         return name + kind if rng.random() < 0.85 else name
     return rng.choice((f"{name} {kind}", f"the {name} {kind}", f"the {name} {kind}", name))
@@ -232,6 +234,15 @@ def _filler(rng: random.Random, lang: str) -> str:
     return _fill(rng.choice(forms[lang].split("|")), {"{E}": _entity(rng, lang)})
 
 
+def _lead_in(rng: random.Random, lang: str) -> str:
+    """A few words before a sentence; the answer leaves them out."""
+    forms = {
+        "en": "Please note: |According to the guide: |Today: |News: |- |* |1. ",
+        "ja": "なお、|現在、|案内によると、|また、|・|お知らせ：|1. ",
+    }
+    return rng.choice(forms[lang].split("|"))
+
+
 def passage_task(rng: random.Random, lang: str, size: int, held: bool = False) -> PassageTask:
     """A question over about `size` sentences; one time in eight the answer isn't there."""
     entities = [_entity(rng, lang) for _ in range(max(2, size // 3))]
@@ -250,6 +261,9 @@ def passage_task(rng: random.Random, lang: str, size: int, held: bool = False) -
     missing = rng.random() < 0.125
     if missing:
         body = body[1:]
+    if rng.random() < 0.25:
+        at = rng.randrange(len(body) or 1)
+        body[at:] = [_lead_in(rng, lang) + text if rng.random() < 0.4 else text for text in body[at:]]
     rng.shuffle(body)
     joint = " " if lang == "en" else ""
     parts = rng.choice((1, 1, 2, 3, 4)) if size > 3 else 1

@@ -42,8 +42,15 @@ def build(folder: pathlib.Path, vocabulary: int, seed: int = 1) -> LlamaTokenize
     merges = [tuple(pair) for pair in model["merges"]]
     names = [*SPECIAL, *(f"<0x{i:02X}>" for i in range(256)), *pieces]
     vocab = {name: i for i, name in enumerate(names)}
-    made = LlamaTokenizer(vocab=vocab, merges=merges, legacy=False, model_max_length=4096)
+    made = LlamaTokenizer(
+        vocab=vocab, merges=merges, legacy=False, add_bos_token=True, add_eos_token=False, model_max_length=4096
+    )
     template = folder / "chat_template.jinja"
     made.chat_template = template.read_text(encoding="utf-8").rstrip("\n")
     made.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    # Said outright, since loaders differ in what they take for granted.
+    config |= {"legacy": False, "add_bos_token": True, "add_eos_token": False}
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return made

@@ -49,14 +49,14 @@ def encode(tokenizer, messages) -> tuple[np.ndarray, np.ndarray]:
     return np.array(encoding.ids, np.uint16), mask
 
 
-def _make(job: tuple[str, int, int, frozenset]) -> list[tuple[np.ndarray, np.ndarray]]:
+def _make(job: tuple[str, int, int, bool, frozenset]) -> list[tuple[np.ndarray, np.ndarray]]:
     from held_out import shares
 
-    folder, seed, count, grams = job
+    folder, seed, count, short, grams = job
     tokenizer, rng = AutoTokenizer.from_pretrained(folder), random.Random(seed)
     out: list[tuple[np.ndarray, np.ndarray]] = []
     while len(out) < count:
-        messages = conversation(rng)
+        messages = conversation(rng, short)
         if any(m["role"] == "user" and shares(m["content"], tokenizer, grams) for m in messages):
             continue
         ids, mask = encode(tokenizer, messages)
@@ -65,13 +65,13 @@ def _make(job: tuple[str, int, int, frozenset]) -> list[tuple[np.ndarray, np.nda
     return out
 
 
-def make_data(folder: pathlib.Path, work: pathlib.Path, count: int, seed: int, workers: int) -> None:
+def make_data(folder: pathlib.Path, file: pathlib.Path, count: int, short: bool, seed: int, workers: int) -> None:
     """Writes count conversations as three flat arrays."""
     from held_out import held_grams
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     grams, size = held_grams(tokenizer), 1000
-    jobs = [(str(folder), seed * 100003 + k, size, grams) for k in range(-(-count // size))]
+    jobs = [(str(folder), seed * 100003 + k, size, short, grams) for k in range(-(-count // size))]
     started, rows = time.time(), []
     with ProcessPoolExecutor(workers) as pool:
         for k, part in enumerate(pool.map(_make, jobs)):
@@ -79,7 +79,7 @@ def make_data(folder: pathlib.Path, work: pathlib.Path, count: int, seed: int, w
             if k % 10 == 0:
                 print(f"data: {len(rows)} conversations, {time.time() - started:.0f} s", flush=True)
     np.savez(
-        work / "data.npz",
+        file,
         ids=np.concatenate([r[0] for r in rows]),
         mask=np.concatenate([r[1] for r in rows]),
         length=np.array([len(r[0]) for r in rows], np.int32),
@@ -187,6 +187,12 @@ def export(model: LlamaForCausalLM, out: pathlib.Path) -> None:
     copy.save_pretrained(out)
 
 
+def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
+        data = {name: file[name] for name in file.files}
+    return data | {"offset": np.concatenate([[0], np.cumsum(data["length"])])}
+
+
 def _batch(data: dict[str, np.ndarray], width: int, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     ids = np.zeros((len(rows), width), np.int64)
     labels = np.full((len(rows), width), IGNORE, np.int64)
@@ -206,9 +212,7 @@ def train(rank: int, args: argparse.Namespace, work: pathlib.Path, out: pathlib.
         dist.init_process_group(
             "gloo", init_method=f"file://{work.resolve()}/meeting", rank=rank, world_size=group.size
         )
-    with np.load(work / "data.npz") as file:
-        data = {name: file[name] for name in file.files}
-    data["offset"] = np.concatenate([[0], np.cumsum(data["length"])])
+    data, short = _load(work / "data.npz"), _load(work / "short.npz")
     vocabulary = len(AutoTokenizer.from_pretrained(out))
     torch.manual_seed(args.seed)
     model = new_model(args.size, vocabulary).to(device)
@@ -233,13 +237,17 @@ def train(rank: int, args: argparse.Namespace, work: pathlib.Path, out: pathlib.
     last = logged_at = time.time()
     saves = int(spent // every)
     parameters = list(model.parameters())
-    for width, rows in batches(data["length"], args.batch_tokens, args.seed + step + 7919 * rank):
+    seed = args.seed + step + 7919 * rank
+    streams = [(d, batches(d["length"], args.batch_tokens, seed)) for d in (short, data)]
+    while True:
         done = group.done(spent, total)
+        source, stream = streams[done >= args.short_share]
+        width, rows = next(stream)
         scale = min(1.0, (step + 1) / 60) * min(1.0, (1 - done) / (1 - args.plateau))
         for opt in opts:
             for g in opt.param_groups:
                 g["lr"] = args.rate * scale
-        ids, labels = _batch(data, width, rows)
+        ids, labels = _batch(source, width, rows)
         loss = loss_of(model, ids.to(device), labels.to(device))
         loss.backward()
         group.average(parameters)
@@ -250,7 +258,7 @@ def train(rank: int, args: argparse.Namespace, work: pathlib.Path, out: pathlib.
         model.zero_grad(set_to_none=True)
         now = time.time()
         spent, last = spent + now - last, now
-        step, tokens = step + 1, tokens + group.size * int(sum(data["length"][i] for i in rows))
+        step, tokens = step + 1, tokens + group.size * int(sum(source["length"][i] for i in rows))
         value = float(loss.detach())
         running = value if not running else 0.97 * running + 0.03 * value
         if rank == 0 and now - logged_at > 15:
@@ -287,6 +295,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=4096)
     parser.add_argument("--batch-tokens", type=int, default=4096, help="per process")
     parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--short-share", type=float, default=0.25, help="share of the time, at first, on short turns")
     parser.add_argument("--plateau", type=float, default=0.0, help="share of the time at full rate")
     parser.add_argument("--save-every", type=float, default=5, help="minutes between checkpoints")
     parser.add_argument("--workers", type=int, default=2)
@@ -306,8 +315,9 @@ def main() -> None:
             from tokenizer import build
 
             build(out, args.vocabulary)
-    if not (work / "data.npz").exists():
-        make_data(out, work, args.conversations, args.seed, args.workers)
+    for name, count, short in (("short", args.conversations // 2, True), ("data", args.conversations, False)):
+        if not (work / f"{name}.npz").exists():
+            make_data(out, work / f"{name}.npz", count, short, args.seed + short, args.workers)
     (work / "meeting").unlink(missing_ok=True)
     if args.processes > 1:
         multiprocessing.spawn(train, (args, work, out), args.processes)
