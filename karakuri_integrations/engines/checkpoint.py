@@ -103,8 +103,8 @@ def _source(
 def _gguf(text: str) -> str:
     file = re.split(r"[/\\]", text)[-1]
     return (
-        f"{file!r:.80} is a GGUF file; a llama.cpp server runs it: `llama-server -m {file} --port 8080`, "
-        'then pass base_url="http://127.0.0.1:8080/v1" in place of this file'
+        f"{file!r:.80} is a GGUF file, which a llama.cpp server runs: `llama-server -m {file} --port 8080`; "
+        "here, name the model's safetensors checkpoint instead"
     )
 
 

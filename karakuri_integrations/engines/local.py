@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import re
 import threading
@@ -103,8 +104,11 @@ class LocalEngine:
         return hash(tuple(self._arguments.values()))
 
     def __repr__(self) -> str:
+        """The id and how it is loaded; folders of the same name, which are never shown, differ in the fingerprint."""
+        fingerprint = hashlib.sha256(repr(sorted(self._arguments.items())).encode()).hexdigest()[:12]
         return (
-            f"LocalEngine(model={self.model!r}, quantization={self._key.precision.name!r}, device={self._key.device!r})"
+            f"LocalEngine(model={self.model!r}, quantization={self._key.precision.name!r}, "
+            f"device={self._key.device!r}, fingerprint={fingerprint!r})"
         )
 
     @property

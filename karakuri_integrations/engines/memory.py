@@ -66,8 +66,7 @@ def check_memory(name: str, needed: Estimate, free: int, device: str, precision:
     raise InsufficientMemoryError(
         f"{name} needs about {needed.total / _GIB:.1f} GiB on {device} (weights as {precision.name} "
         f"{needed.weights / _GIB:.1f}, cache of {window} tokens {needed.cache / _GIB:.1f}, margin "
-        f"{needed.margin / _GIB:.1f}) and {free / _GIB:.1f} GiB are free; free memory{smaller}, {elsewhere}, "
-        "or serve it elsewhere and pass base_url="
+        f"{needed.margin / _GIB:.1f}) and {free / _GIB:.1f} GiB are free; free memory{smaller} or {elsewhere}"
     )
 
 

@@ -186,8 +186,9 @@ def test_cache_keys_differ_where_replies_can(make: str, scripted_models: dict) -
         lambda: model(template_tokens="allow").invoke("q"),
         lambda: model(message_attributes="ignore").invoke("q"),
         lambda: model(overflow="drop_oldest_turns").invoke("q"),
-        lambda: model(context_window=4000).invoke("q"),
     ]
+    if make == "model":  # an engine has its own window
+        ways.append(lambda: model(context_window=4000).invoke("q"))
     texts = []
     for way in ways:
         asked, text = _count(engine, way)
@@ -530,3 +531,12 @@ def test_nothing_heavy_is_imported() -> None:
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     )
     assert not loaded & {"torch", "transformers", "llama_index", "numpy", "karakuri_integrations.engines.local"}
+
+
+def test_local_engines_that_differ_have_their_own_cache_keys() -> None:
+    from karakuri_integrations.engines import LocalEngine
+
+    engines = [LocalEngine(), LocalEngine(quantization="bf16"), LocalEngine(context_window=100)]
+    keys = {ChatKarakuri(engine=engine)._get_llm_string() for engine in engines}
+    assert len(keys) == 3
+    assert len({ChatKarakuri(engine=LocalEngine())._get_llm_string() for _ in range(2)}) == 1
