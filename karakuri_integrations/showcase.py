@@ -28,7 +28,7 @@ _BAR: Final = 40
 def show(fields: EngineFields, attributes: SteeringAttributes) -> None:
     """Print the demonstration. The two frameworks share one loaded model."""
     questions = _questions()
-    provider = Provider(fields, attributes, Sampling(max_tokens=400))
+    provider = Provider(fields, attributes, Sampling(max_tokens=800))
     _title("The exact prompt of a question, with its nine dials")
     print(provider.render([Message("user", questions["ja"][0])], {}).text)
     arguments = {name: value for name, value in vars(fields).items() if value is not None and name != "engine"}
@@ -71,7 +71,7 @@ def _through(name: str, module: str, question: str, attributes: SteeringAttribut
 def _langchain(arguments: Mapping[str, Any]) -> _Ask:
     from .langchain import ChatKarakuri
 
-    llm = ChatKarakuri(**arguments, max_tokens=400)
+    llm = ChatKarakuri(**arguments, max_tokens=800)
 
     def ask(question: str, attributes: SteeringAttributes) -> Iterator[str]:
         for chunk in llm.stream(question, attributes=attributes):
@@ -85,7 +85,7 @@ def _llama_index(arguments: Mapping[str, Any]) -> _Ask:
 
     from .llama_index import KarakuriLLM
 
-    llm = KarakuriLLM(**arguments, max_tokens=400)
+    llm = KarakuriLLM(**arguments, max_tokens=800)
 
     def ask(question: str, attributes: SteeringAttributes) -> Iterator[str]:
         for part in llm.stream_chat([ChatMessage(role="user", content=question)], attributes=attributes):
