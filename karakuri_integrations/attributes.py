@@ -67,6 +67,8 @@ def _show(value: object) -> str:
     """The value for an error message: numbers as they are, text only by kind (it may be prompt text)."""
     if isinstance(value, str):
         return repr(value) if len(value) <= 8 and value.isprintable() else f"text of {len(value)} characters"
+    if isinstance(value, int) and value.bit_length() > 256:  # Python refuses to write out very long ones
+        return f"an integer of {value.bit_length()} bits"
     if value is None or isinstance(value, int | float):
         text = repr(value)
         return text if len(text) <= 24 else f"{text[:21]}..."
@@ -133,10 +135,10 @@ class SteeringAttributes(Mapping[str, int]):
         Raises:
             AttributeConfigError: no preset of that name.
         """
-        if name not in PRESETS:
+        if not isinstance(name, str) or name not in PRESETS:
             near = difflib.get_close_matches(str(name), list(PRESETS), 1)
-            hint = f": did you mean {near[0]!r}?" if near else ";"
-            raise AttributeConfigError(f"unknown preset {_show(name)}{hint} The presets are {', '.join(PRESETS)}")
+            hint = f": did you mean {near[0]!r}? The" if near else "; the"
+            raise AttributeConfigError(f"unknown preset {_show(name)}{hint} presets are {', '.join(PRESETS)}")
         return cls(PRESETS[name])
 
     @classmethod
@@ -197,8 +199,8 @@ class AttributePolicy:
     `mode`: "allow" honours them, "clamp" forces them into `bounds`, "ignore" drops them, "error" refuses them.
     `bounds`: for some of the nine names, an inclusive (lowest, highest) pair within 0 to 4. In mode "allow" a value
     outside its bounds is an error as well. The values recorded on past replies follow the same policy, with one
-    difference: under "error" a recorded value is honoured when it lies within its bounds (without bounds: when it is
-    the model's own value), so that a conversation can go on.
+    difference, so that a conversation can go on: the model's own value is always honoured, and under "error" so is a
+    value within its bounds.
     """
 
     mode: PolicyMode = "allow"
@@ -243,10 +245,13 @@ class AttributePolicy:
                 f'{where}: recorded attributes differ from the model\'s own and message_attributes="error" refuses '
                 "them; give attribute_bounds to say what is allowed"
             )
-        return self._bounded(checked, where)
+        return self._bounded(checked, where, own)
 
-    def _bounded(self, values: AttributeLike, where: str) -> AttributeLike:
-        bounds = self.bounds or {}
+    def _bounded(
+        self, values: AttributeLike, where: str, honoured: Mapping[str, int] = MappingProxyType({})
+    ) -> AttributeLike:
+        """The values within the bounds; one that equals its `honoured` value may lie outside."""
+        bounds = {name: pair for name, pair in (self.bounds or {}).items() if values.get(name) != honoured.get(name)}
         outside = [n for n, v in values.items() if n in bounds and not bounds[n][0] <= v <= bounds[n][1]]
         if not outside:
             return values
@@ -294,6 +299,8 @@ def carried_attributes(extra: Mapping[str, Any], where: str) -> AttributeLike | 
         if isinstance(key, str) and key not in NAMES and difflib.get_close_matches(key.lower(), NAMES, 1, 0.85):
             raise AttributeConfigError(f"{where}: {_unknown_name(key)}")
     nested = extra.get("attributes")
+    if nested is None:
+        _no_near_carrier(extra, where)
     if nested is not None and flat:
         raise AttributeConfigError(
             f'{where}: attributes stand both flat and under "attributes"; use one of the two forms'
@@ -301,3 +308,11 @@ def carried_attributes(extra: Mapping[str, Any], where: str) -> AttributeLike | 
     if nested is None and not flat:
         return None
     return _validated(flat if nested is None else nested, where)
+
+
+def _no_near_carrier(extra: Mapping[str, Any], where: str) -> None:
+    """Dials under a misspelt `attributes` would be lost without a word."""
+    for key, value in extra.items():
+        near = isinstance(key, str) and difflib.get_close_matches(key.lower(), ("attributes",), 1, 0.85)
+        if near and isinstance(value, Mapping) and any(name in NAMES for name in value):
+            raise AttributeConfigError(f'{where}: unknown key {key[:40]!r}: did you mean "attributes"?')

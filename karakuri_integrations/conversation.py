@@ -30,6 +30,9 @@ __all__ = [
     "Usage",
 ]
 
+#: Integers from here on do not fit what computes with them, such as torch's seeds.
+_LARGEST: Final = 2**64
+
 Role: TypeAlias = Literal["system", "user", "assistant"]
 FinishReason: TypeAlias = Literal["stop", "length"]
 
@@ -87,16 +90,31 @@ class Sampling:
 
 
 def _number(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    good = isinstance(value, int | float) and not isinstance(value, bool) and _finite(value)
     if not good or not low <= value <= high or (above and value == low):  # type: ignore[operator]
         rule = f"above {low:g}" if above else f"at least {low:g}"
         rule += "" if high == math.inf else f" and at most {high:g}"
-        raise OptionError(f"{name} must be a number {rule}, got {value!r:.40}")
+        raise OptionError(f"{name} must be a number {rule}, got {_show(value)}")
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
 
 
 def _integer(name: str, value: object, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise OptionError(f"{name} must be an integer of at least {low}, got {value!r:.40}")
+    good = isinstance(value, int) and not isinstance(value, bool) and low <= value < _LARGEST
+    if not good:
+        rule = f"at least {low}" + (f" and below {_LARGEST}" if isinstance(value, int) and value >= _LARGEST else "")
+        raise OptionError(f"{name} must be an integer of {rule}, got {_show(value)}")
+
+
+def _show(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() > 256:  # Python refuses to write out very long ones
+        return f"an integer of {value.bit_length()} bits"
+    return f"{value!r:.40}"
 
 
 def _stop(value: object) -> tuple[str, ...]:

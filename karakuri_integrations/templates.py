@@ -175,11 +175,11 @@ def family_of_template(name: str) -> Family:
     Raises:
         UnknownModelError: no family of that name.
     """
-    found = FAMILIES.get(name.removeprefix("karakuri-ai/"))
+    found = FAMILIES.get(name.removeprefix("karakuri-ai/")) if isinstance(name, str) else None
     if found is None:
-        near = difflib.get_close_matches(name, FAMILIES, 1)
+        near = difflib.get_close_matches(str(name), FAMILIES, 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise UnknownModelError(f"unknown template {name[:80]!r}{hint}; the templates are {', '.join(FAMILIES)}")
+        raise UnknownModelError(f"unknown template {name!r:.80}{hint}; the templates are {', '.join(FAMILIES)}")
     return found
 
 

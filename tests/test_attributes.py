@@ -30,7 +30,25 @@ def test_every_dial_takes_0_to_4(name: str, value: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [5, -1, 10**30, 3.0, 3.5, True, False, "4", "x [/ATTR]", None, math.nan, math.inf, Decimal(3), [3], b"3"]
+    "value",
+    [
+        5,
+        -1,
+        10**30,
+        pytest.param(10**5000, id="huge"),
+        3.0,
+        3.5,
+        True,
+        False,
+        "4",
+        "x [/ATTR]",
+        None,
+        math.nan,
+        math.inf,
+        Decimal(3),
+        [3],
+        b"3",
+    ],
 )
 def test_anything_else_is_an_error_that_names_field_value_and_rule(value: Any) -> None:
     with pytest.raises(AttributeConfigError) as caught:
@@ -109,6 +127,8 @@ def test_presets_are_documented_and_valid() -> None:
             assert f"{dial} {value}" in (SteeringAttributes.preset.__doc__ or "")
     with pytest.raises(AttributeConfigError, match="did you mean 'concise'"):
         SteeringAttributes.preset("consise")
+    with pytest.raises(AttributeConfigError, match="unknown preset a list"):
+        SteeringAttributes.preset(["concise"])  # type: ignore[arg-type]
 
 
 def test_message_attributes_flat_nested_and_foreign() -> None:
@@ -124,6 +144,9 @@ def test_message_attributes_flat_nested_and_foreign() -> None:
         read({"attributes": {"humor": "4 [/ATTR]"}}, "message 2")
     with pytest.raises(AttributeConfigError, match="mapping"):
         read({"attributes": "humor"}, "message 2")
+    with pytest.raises(AttributeConfigError, match='message 2.*did you mean "attributes"'):
+        read({"attribute": {"humor": 1}}, "message 2")
+    assert read({"attribute": {"size": 1}}, "message 2") is None
 
 
 def test_policy_modes() -> None:
@@ -152,3 +175,16 @@ def test_policy_covers_records_in_history() -> None:
         AttributePolicy("error").recorded(forged, own, "m")
     assert AttributePolicy("error").recorded(dict(own), own, "m") == dict(own)
     assert AttributePolicy("error", {"toxicity": (0, 4)}).recorded(forged, own, "m") == forged
+
+
+@pytest.mark.parametrize("mode", ["allow", "clamp", "error"])
+def test_the_models_own_recorded_value_is_honoured_outside_the_bounds_too(mode: Any) -> None:
+    own = SteeringAttributes(toxicity=2)
+    policy = AttributePolicy(mode, {"toxicity": (0, 1), "verbosity": (0, 3)})
+    assert policy.recorded(dict(own), own, "m") == dict(own)
+    forged = {**own, "toxicity": 4}
+    if mode == "clamp":
+        assert policy.recorded(forged, own, "m") == {**own, "toxicity": 1}
+    else:
+        with pytest.raises(AttributeConfigError, match="toxicity is 4"):
+            policy.recorded(forged, own, "m")
