@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from .attributes import AttributePolicy, SteeringAttributes
 from .conversation import Message, Request, Sampling
@@ -19,7 +20,9 @@ from .templates import FAMILIES, Family, render
 
 __all__ = [
     "can_pickle",
+    "checked_path",
     "checked_text",
+    "first_error",
     "plain_attributes",
     "provider_of",
     "secret",
@@ -44,6 +47,15 @@ def checked_text(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise OptionError(f"{name} must be text, got a {type(value).__name__}")
     return value
+
+
+def checked_path(value: object, name: str) -> str:
+    return checked_text(os.fspath(value) if isinstance(value, os.PathLike) else value, name)
+
+
+def first_error(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'fields'}: {first['msg']}"
 
 
 def provider_of(values: Mapping[str, Any]) -> Provider:

@@ -25,12 +25,14 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_serializer
 
 from ._llama_index_calls import Plan, acloses, acollect, astream, closes, collect, stream
 from ._llama_index_fields import (
     can_pickle,
+    checked_path,
     checked_text,
+    first_error,
     plain_attributes,
     provider_of,
     secret,
@@ -152,11 +154,10 @@ class KarakuriLLM(FunctionCallingLLM):
         engine, given = provider.engine(), data.get("context_window")
         if given is None:
             data["context_window"] = engine.context_window if provider.family_at_hand() else None
-        elif data.get("engine") is not None and given != engine.context_window:
-            raise OptionError(
-                f"context_window is {given} and the engine's is {engine.context_window}; leave it out with engine="
-            )
-        super().__init__(**data)
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise OptionError(first_error(error)) from None
         self._model_window = self.context_window if given is None else None
         self._own_templates()
 
@@ -180,6 +181,9 @@ class KarakuriLLM(FunctionCallingLLM):
             raise OptionError(f"engine must be an engine such as LocalEngine, got a {type(data['engine']).__name__}")
         if data.get("attributes") is not None:
             data["attributes"] = plain_attributes(data["attributes"])
+        for name in ("model", "cache_dir"):
+            if data.get(name) is not None:
+                data[name] = checked_path(data[name], name)
         return data
 
     @classmethod

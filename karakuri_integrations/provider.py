@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import logging
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,13 +17,11 @@ from typing import Any, Final, Literal, TypeAlias
 
 from .attributes import AttributeLike, AttributePolicy, SteeringAttributes, carried_attributes
 from .conversation import Delta, Message, Prompt, Request, Sampling
-from .errors import AttributeConfigError, ContextOverflowError, OptionError, UnsupportedError
+from .errors import AttributeConfigError, OptionError, UnsupportedError
 from .generation import Engine, astream, stream
 from .templates import TemplateTokens, family_of_model, parse_raw, render
 
 __all__ = ["CALL_OPTIONS", "SAMPLING_FIELDS", "Call", "EngineFields", "OverflowPolicy", "Provider", "open_engine"]
-
-_log = logging.getLogger("karakuri_integrations")
 
 OverflowPolicy: TypeAlias = Literal["error", "drop_oldest_turns"]
 
@@ -64,21 +61,39 @@ class EngineFields:
     context_window: int | None = None
 
 
+#: What an engine that was given has decided already.
+_EXCLUDED: Final = (
+    "base_url",
+    "model",
+    "template",
+    "revision",
+    "quantization",
+    "device",
+    "cache_dir",
+    "local_files_only",
+)
+
+
 def open_engine(fields: EngineFields) -> Engine:
     """The engine for these fields: the one given, or a LocalEngine handle. Nothing is loaded or contacted.
 
     Raises:
-        OptionError: `engine` together with `base_url` or `model`.
+        OptionError: `engine` together with a field that says which engine.
         UnsupportedError: `base_url`, which this version cannot serve.
         UnknownModelError: no template is known for the model.
     """
     if fields.engine is not None:
-        other = next((n for n in ("base_url", "model", "template", "revision") if getattr(fields, n) is not None), None)
+        other = next((n for n in _EXCLUDED if getattr(fields, n) != getattr(EngineFields, n)), None)
         if other:
             raise OptionError(f"engine= and {other}= exclude each other: the engine already says what answers")
         if not callable(getattr(fields.engine, "astream", None)):
             raise OptionError(
                 f"engine must be an engine such as LocalEngine(...), got a {type(fields.engine).__name__}"
+            )
+        if fields.context_window is not None and fields.context_window != fields.engine.context_window:
+            raise OptionError(
+                f"context_window is {fields.context_window} and the engine's is {fields.engine.context_window}; "
+                "leave it out with engine="
             )
         return fields.engine
     if fields.base_url is not None:
@@ -106,7 +121,9 @@ def _local_engine(fields: EngineFields) -> Engine:
 
 @lru_cache(maxsize=1)
 def _demo_notice() -> None:
-    _log.warning(
+    from .engines.checkpoint import notify
+
+    notify(
         "karakuri-demo answers: a small model that ships with this package to try it out. It knows a few everyday "
         'topics only. For real use pass model="karakuri-ai/karakuri-lm-70b-chat-v0.1".'
     )
@@ -165,7 +182,9 @@ class Provider:
         """The engine that answers; `model` is a call's override."""
         if model is None or (self.fields.engine is not None and model == self.fields.engine.model):
             return open_engine(self.fields)
-        return open_engine(replace(self.fields, model=model))
+        revision = self.fields.revision if model == self.fields.model else None  # another model has other commits
+        template = None if family_of_model(model) is not None else self.fields.template
+        return open_engine(replace(self.fields, model=model, revision=revision, template=template))
 
     def user(self, text: str, extra: Mapping[str, Any], index: int) -> Message:
         """A user message with the attributes in its extra keys, after the policy."""
@@ -272,10 +291,7 @@ class Provider:
             else:
                 low = middle + 1
         kept, dropped = _without(messages, starts[low] if starts else 0)
-        prompt = self.render(kept, options)
-        if dropped and engine.count_tokens(prompt) + room > engine.context_window:
-            raise ContextOverflowError(engine.count_tokens(prompt), sampling.max_tokens, engine.context_window)
-        return Call(engine, prompt, sampling, dropped)
+        return Call(engine, self.render(kept, options), sampling, dropped)  # the engine refuses what is still too long
 
     def _fits(self, engine: Engine, messages: Sequence[Message], options: Mapping[str, Any], room: int) -> bool:
         return engine.count_tokens(self.render(messages, options)) + room <= engine.context_window

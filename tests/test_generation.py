@@ -1,6 +1,8 @@
 """stream()/astream(), the Provider and the ScriptedEngine, without any framework."""
 
 import copy
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -159,8 +161,65 @@ def test_overflow_drops_the_oldest_turns_and_says_which() -> None:
     assert fold(call.stream()).text == "ok"
 
 
+def test_overflow_uses_the_rest_of_the_window_when_only_the_last_turn_fits() -> None:
+    engine = ScriptedEngine(["ok", "ok"], context_window=300)
+    provider = Provider(EngineFields(engine=engine), overflow="drop_oldest_turns")
+    last = Message("user", "x" * 140, None, 2)
+    alone = provider.prepare([last], {})
+    assert 300 - 300 // 16 < engine.count_tokens(alone.prompt) < 300
+    call = provider.prepare([Message("user", "y" * 90), Message("assistant", "z", None, 1), last], {})
+    assert (call.prompt, call.dropped) == (alone.prompt, (0, 1))
+    assert fold(call.stream()).text == "ok"
+
+
 def test_overflow_without_history_is_still_an_error() -> None:
     engine = ScriptedEngine(["ok"], context_window=200)
     provider = Provider(EngineFields(engine=engine), overflow="drop_oldest_turns")
     with pytest.raises(ContextOverflowError):
         fold(provider.prepare([Message("user", "x" * 300)], {}).stream())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("quantization", "bf16"),
+        ("device", "cpu"),
+        ("cache_dir", "x"),
+        ("local_files_only", True),
+        ("context_window", 9),
+    ],
+)
+def test_an_engine_takes_no_fields_that_it_would_ignore(field: str, value: object) -> None:
+    with pytest.raises(OptionError, match=field):
+        open_engine(EngineFields(engine=ScriptedEngine([]), **{field: value}))  # type: ignore[arg-type]
+    assert open_engine(EngineFields(engine=ScriptedEngine([]), context_window=4096)).context_window == 4096
+
+
+def test_a_calls_model_has_no_revision_and_no_template_of_another() -> None:
+    fields = EngineFields(model="me/mine", revision="0" * 40, template="karakuri-lm-70b-chat-v0.1")
+    known, unknown = "karakuri-ai/karakuri-lm-8x7b-instruct-v0.1", "me/other"
+    provider = Provider(fields)
+    assert provider.engine("me/mine") == open_engine(fields)
+    assert provider.engine(known) == open_engine(EngineFields(model=known))
+    assert provider.engine(unknown) == open_engine(EngineFields(model=unknown, template=fields.template))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"temperature": 10**400}, {"top_p": -(10**5000)}, {"max_tokens": -(10**5000)}, {"seed": 2**64}],
+    ids=["temperature", "top_p", "max_tokens", "seed"],
+)
+def test_numbers_beyond_every_float_are_our_errors(fields: dict[str, int]) -> None:
+    with pytest.raises(OptionError, match="got"):
+        Sampling(**fields)  # type: ignore[arg-type]
+
+
+def test_the_demo_notice_is_seen_without_any_logging_set_up() -> None:
+    script = (
+        "from karakuri_integrations.provider import Provider\n"
+        "from karakuri_integrations.conversation import Message\n"
+        "for _ in range(2): Provider().prepare([Message('user', 'hi')], {})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.count("karakuri-demo answers") == 1
+    assert done.stdout == ""

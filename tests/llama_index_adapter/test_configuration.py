@@ -23,6 +23,7 @@ from karakuri_integrations.errors import (
     ContextOverflowError,
     KarakuriError,
     OptionError,
+    UnknownModelError,
     UnsupportedError,
 )
 from karakuri_integrations.llama_index import KarakuriLLM
@@ -101,9 +102,20 @@ def test_remote_endpoints_are_refused_at_construction(name: str) -> None:
 
 
 def test_other_errors_do_not_show_values() -> None:
-    with pytest.raises(ValueError) as caught:
-        scripted(max_retries="my secret")
-    assert "my secret" not in str(caught.value)
+    for bad in ({"max_retries": "my secret"}, {"max_retries": -1}, {"api_key": 5}, {"local_files_only": "my secret"}):
+        with pytest.raises(OptionError, match=next(iter(bad))) as caught:
+            scripted(**bad)
+        assert "my secret" not in str(caught.value)
+
+
+def test_a_folder_may_be_a_path(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    llm = KarakuriLLM(model=tmp_path, template="karakuri-lm-70b-chat-v0.1")
+    assert (llm.model, llm.metadata.model_name) == (str(tmp_path), tmp_path.name)
+    with pytest.raises(OptionError, match="model must be text"):
+        KarakuriLLM(model=5)
+    with pytest.raises(UnknownModelError, match="unknown template"):
+        KarakuriLLM(template=5)
 
 
 def test_a_later_change_of_the_users_dict_changes_nothing() -> None:
