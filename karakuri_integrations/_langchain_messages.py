@@ -74,12 +74,13 @@ def _message(given: Any, index: int) -> BaseMessage:
     try:
         return convert_to_messages([given])[0]
     except Exception as error:  # noqa: BLE001
-        # langchain-core's messages quote the content, which may be private: only the kind of error is kept.
-        raise MessageError(
-            f"message {index}: a {type(given).__name__} that is not a message ({type(error).__name__}); use a message "
-            'object, {"role": "user", "content": "..."} or ("user", "...")',
-            index,
-        ) from None
+        kind = type(error).__name__
+    # Raised out here: langchain-core's messages quote the content, which may be private, so nothing is chained.
+    raise MessageError(
+        f"message {index}: a {type(given).__name__} that is not a message ({kind}); use a message "
+        'object, {"role": "user", "content": "..."} or ("user", "...")',
+        index,
+    )
 
 
 def _check(role: object, content: object, has_calls: bool, index: int) -> None:

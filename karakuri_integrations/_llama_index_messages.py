@@ -12,6 +12,7 @@ prompt (they do print `additional_kwargs`). An assistant message without a recor
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -74,11 +75,10 @@ def _message(given: object, index: int) -> ChatMessage:
         )
     known = {key: value for key, value in given.items() if key in ("role", "content", "blocks")}
     extra = {key: value for key, value in given.items() if key not in known and key != "additional_kwargs"}
-    try:
+    with contextlib.suppress(TypeError, ValueError):
         return ChatMessage(**known, additional_kwargs={**extra, **(given.get("additional_kwargs") or {})})
-    except (TypeError, ValueError):
-        # The cause would show the content.
-        raise MessageError(f"message {index}: the dict is not a message with `role` and `content`", index) from None
+    # Raised out here, where nothing is chained: LlamaIndex's error would show the content.
+    raise MessageError(f"message {index}: the dict is not a message with `role` and `content`", index)
 
 
 def to_values(messages: Sequence[ChatMessage], provider: Provider) -> list[Message]:

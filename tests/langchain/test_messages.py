@@ -416,3 +416,13 @@ def test_template_tokens_in_data(echo: Make) -> None:
     assert (caught.value.index, caught.value.offset, caught.value.literal) == (1, 4, "[INST]")
     assert "there" not in str(caught.value)
     assert echo(template_tokens="allow").render_prompt(text).count("[INST]") == 2
+
+
+@pytest.mark.parametrize("given", [{"content": "private text"}, ("user", "private text", "more"), 5])
+def test_what_is_no_message_is_not_quoted_anywhere_in_the_error(given: object) -> None:
+    with pytest.raises(MessageError, match="message 0") as caught:
+        ChatKarakuri(engine=ScriptedEngine([])).render_prompt([given])
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert "private text" not in f"{error} {error!r}"
+        error = error.__cause__ or error.__context__

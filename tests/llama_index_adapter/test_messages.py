@@ -352,3 +352,9 @@ def test_count_tokens_is_the_count_of_the_rendered_prompt() -> None:
     messages = [said("system", "S"), said("user", "q")]
     assert llm.chat(messages).raw["usage"]["prompt_tokens"] == llm.count_tokens(messages)
     assert llm.count_tokens("q") == llm.count_tokens([said("user", "q")])
+
+
+def test_what_is_no_message_is_not_quoted_anywhere_in_the_error() -> None:
+    with pytest.raises(MessageError, match="message 0") as caught:
+        KarakuriLLM(engine=ScriptedEngine([])).render_prompt([{"role": "nobody", "content": "private text"}])
+    assert caught.value.__cause__ is caught.value.__context__ is None
