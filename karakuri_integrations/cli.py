@@ -6,8 +6,12 @@ Exit codes: 0 answered; 1 the engine failed; 2 the input was wrong; 130 interrup
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import logging
+import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -42,9 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.DEBUG if options.verbose else logging.WARNING)
     if not options.verbose:
-        warnings.filterwarnings("ignore", module=r"(?!karakuri_integrations).*")
+        warnings.simplefilter("ignore")  # what this package has to say is in its log too
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character must not end the answer
     try:
-        return int(options.run(options))
+        code = int(options.run(options))
+        print(end="", flush=True)  # here, where a reader that left is no failure
+        return code
     except InputError as error:
         return _fail(error, WRONG_INPUT)
     except KarakuriError as error:
@@ -53,8 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # the reader left; Python would complain once more at exit
+        _forget_output()
         return OK
+
+
+def _forget_output() -> None:
+    """The reader left: what is still buffered goes nowhere, so that Python does not complain once more at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _fail(error: Exception, code: int) -> int:
@@ -122,7 +138,7 @@ def _read_attributes(pairs: Sequence[str], base: SteeringAttributes) -> Steering
         if not equals:
             raise AttributeConfigError(f"write a dial as NAME=VALUE, such as verbosity=1; got {pair!r:.60}")
         text = value.strip()
-        values[name.strip()] = int(text) if text.lstrip("-").isdecimal() and text.isascii() else text
+        values[name.strip()] = int(text) if re.fullmatch("-?[0-9]{1,9}", text) else text
     return SteeringAttributes.overlay(base, values)
 
 
@@ -163,7 +179,8 @@ def _ask(options: argparse.Namespace) -> int:
     call = provider.prepare(messages, {})
     if options.json:
         reply = fold(call.stream())
-        print(json.dumps(_as_json(reply, call.metadata()), ensure_ascii=False))
+        plain = not (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+        print(json.dumps(_as_json(reply, call.metadata()), ensure_ascii=plain))
     else:
         _print_stream(delta.text for delta in call.stream())
     if options.attribution:
@@ -173,12 +190,28 @@ def _ask(options: argparse.Namespace) -> int:
 
 def _question(options: argparse.Namespace, provider: Provider) -> list[Message]:
     parts = [" ".join(options.question)] if options.question else []
-    if not sys.stdin.isatty() and (piped := sys.stdin.read()).strip():
+    if (piped := _piped()).strip():
         parts.append(piped)
     if not parts:
         raise InputError('nothing was asked; write karakuri ask "..." or pipe text into it')
     system = [Message("system", options.system)] if options.system is not None else []
     return [*system, provider.user("\n\n".join(parts), {}, len(system))]
+
+
+def _piped() -> str:
+    """Standard input, where something is piped into it."""
+    if sys.stdin is None or sys.stdin.isatty():
+        return ""
+    with _decoding():
+        return sys.stdin.read()
+
+
+@contextlib.contextmanager
+def _decoding() -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input is not {error.encoding} text: {error.reason}; convert it first") from None
 
 
 def _as_json(reply: Reply, metadata: dict[str, Any]) -> dict[str, Any]:
@@ -233,6 +266,8 @@ class _Conversation:
 
 
 def _chat(options: argparse.Namespace) -> int:
+    if sys.stdin is None:
+        raise InputError("there is no standard input to read messages from")
     provider = _provider(options)
     talk = _Conversation(provider, provider.own_attributes, options.system)
     if sys.stdin.isatty():
@@ -262,7 +297,8 @@ def _read_line() -> str | None:
     """One line of input, stripped; None at its end. Ctrl-C clears the line."""
     while True:
         try:
-            return input("> " if sys.stdin.isatty() else "").strip()
+            with _decoding():
+                return input("> " if sys.stdin.isatty() else "").strip()
         except KeyboardInterrupt:
             print()
         except EOFError:

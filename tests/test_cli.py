@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -65,6 +67,9 @@ def test_attribution(engine, capsys) -> None:
         (["ask", "hi", "-a", "verbosty=1"], "did you mean 'verbosity'"),
         (["ask", "hi", "-a", "verbosity"], "NAME=VALUE"),
         (["ask", "hi", "-a", "verbosity=high"], "verbosity must be an integer"),
+        (["ask", "hi", "-a", "verbosity=--3"], "verbosity must be an integer"),
+        (["ask", "hi", "-a", f"verbosity={'9' * 5000}"], "verbosity must be an integer"),
+        (["ask", "hi", "--seed", str(2**70)], "seed must be an integer"),
         (["ask", "hi", "--temperature", "-1"], "temperature"),
         (["ask", "  "], "blank"),
     ],
@@ -147,3 +152,42 @@ def test_ctrl_c_while_asking_is_130(monkeypatch, capsys) -> None:
     monkeypatch.setattr(cli, "_engine_fields", lambda options: EngineFields(engine=engine))
     monkeypatch.setattr(sys, "stdin", Terminal())
     assert cli.main(["ask", "one"]) == 130
+
+
+def test_without_standard_input_the_question_is_enough(engine, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert cli.main(["ask", "hi"]) == 0
+    assert capsys.readouterr().out == "最初の答え\n"
+    assert cli.main(["chat"]) == 2
+    assert "no standard input" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["ask", "chat"])
+def test_standard_input_that_is_no_text_is_exit_code_2(engine, capsys, monkeypatch, command: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8"))
+    assert cli.main([command]) == 2
+    assert "standard input is not utf-8 text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_an_output_that_lacks_the_characters_does_not_end_the_answer(engine, monkeypatch, form: list[str]) -> None:
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="ascii"))
+    assert cli.main(["ask", "hi", *form]) == 0
+    sys.stdout.flush()
+    shown = out.getvalue().decode("ascii")
+    assert json.loads(shown)["text"] == "最初の答え" if form else shown == "?????\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a shell pipe")
+def test_a_reader_that_leaves_is_no_failure() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    script = "import sys; from karakuri_integrations.cli import main; sys.exit(main(sys.argv[1:]))"
+    run = [sys.executable, "-c", script, "ask", "hi", "--show-prompt"]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        run, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE, env=buffered, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
