@@ -67,7 +67,8 @@ def as_core_error(error: ours.KarakuriError) -> ours.KarakuriError:
     """The error as one that is also langchain-core's; every attribute (`index`, `partial_text`, ...) stays."""
     if isinstance(error, core.ModelError):
         return error
-    joined = _moved(error, _joined(type(error)))
+    kind: Any = type(error)  # Any: some versions of mypy hold that a class cannot be hashed
+    joined = _moved(error, _joined(kind))
     return joined.with_traceback(error.__traceback__)
 
 
