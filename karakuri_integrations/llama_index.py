@@ -41,7 +41,6 @@ from ._llama_index_fields import (
 from ._llama_index_messages import Answer, to_messages, to_values
 from .attributes import AttributeLike, PolicyMode
 from .errors import OptionError, UnsupportedError
-from .generation import Engine
 from .provider import OverflowPolicy, Provider, check_options, unknown_option
 from .templates import TemplateTokens
 
@@ -177,8 +176,6 @@ class KarakuriLLM(FunctionCallingLLM):
                 f"engine: this configuration was saved with an engine of its own (for {data['engine']!r:.120}); "
                 "give it again: from_dict(data, engine=...)"
             )
-        if data.get("engine") is not None and not isinstance(data["engine"], Engine):
-            raise OptionError(f"engine must be an engine such as LocalEngine, got a {type(data['engine']).__name__}")
         if data.get("attributes") is not None:
             data["attributes"] = plain_attributes(data["attributes"])
         for name in ("model", "cache_dir"):

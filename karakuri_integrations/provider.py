@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -253,16 +252,14 @@ class Provider:
         return Call(engine, parse_raw(text, engine.family), self.merged(options))
 
     def _open(self, options: Mapping[str, Any]) -> Engine:
-        if self.fields.engine is None and self.fields.model is None and options.get("model") is None:
+        engine = self.engine(options.get("model"))
+        if getattr(engine, "embedded", False):
             _demo_notice()
-        return self.engine(options.get("model"))
+        return engine
 
     def family_at_hand(self, model: str | None = None) -> bool:
         """Whether the prompt family is known without asking a hub for the checkpoint's configuration."""
-        named = model or self.fields.model
-        if self.fields.engine is not None or self.fields.template is not None or named is None:
-            return True
-        return family_of_model(named) is not None or os.path.isdir(named)
+        return bool(getattr(self.engine(model), "family_known", True))
 
     async def aprepare(self, messages: Sequence[Message], options: Mapping[str, Any]) -> Call:
         """As `prepare`; what counts tokens or asks a hub runs in a thread, so the event loop never blocks."""

@@ -3,12 +3,15 @@
 import copy
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from karakuri_integrations.conversation import Message, Piece, Prompt, Request, Sampling, Usage
-from karakuri_integrations.engines import ScriptedEngine
+from karakuri_integrations.engines import LocalEngine, ScriptedEngine, hub
 from karakuri_integrations.errors import (
     ContextOverflowError,
     EngineError,
@@ -223,3 +226,36 @@ def test_the_demo_notice_is_seen_without_any_logging_set_up() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.count("karakuri-demo answers") == 1
     assert done.stdout == ""
+
+
+def test_the_demo_model_can_be_named_by_the_id_it_reports() -> None:
+    assert open_engine(EngineFields(model="karakuri-demo"))._shared is LocalEngine()._shared  # type: ignore[attr-defined]
+    assert LocalEngine("karakuri-demo").embedded and not LocalEngine("karakuri-lm-70b-chat-v0.1").embedded
+    assert Provider(EngineFields(model="karakuri-demo")).render(QUESTION, {}).text.startswith("<s>[INST] hi [ATTR]")
+
+
+def test_a_scripted_callable_may_be_slow_and_may_ask_the_engine() -> None:
+    both = threading.Barrier(2, timeout=5)
+
+    def reply(prompt: str) -> str:
+        both.wait()
+        return "a"
+
+    slow = ScriptedEngine(reply)
+    with ThreadPoolExecutor(2) as pool:
+        replies = [
+            pool.submit(lambda: fold(Provider(EngineFields(engine=slow)).prepare(QUESTION, {}).stream())) for _ in "ab"
+        ]
+        assert [one.result().text for one in replies] == ["a", "a"]
+    assert len(slow.prompts) == 2
+
+
+def test_whether_the_family_is_known_asks_no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(hub, "fetch", lambda *_, **__: pytest.fail("the hub was asked"))
+    unknown = LocalEngine("someone/model")
+    assert not unknown.family_known
+    assert not Provider(EngineFields(engine=unknown)).family_at_hand()
+    assert not Provider(EngineFields(model=str(tmp_path / "absent"))).family_at_hand()
+    assert Provider(EngineFields(model="someone/model", template="karakuri-lm-70b-chat-v0.1")).family_at_hand()
+    assert Provider().family_at_hand() and Provider(EngineFields(engine=ScriptedEngine([]))).family_at_hand()
+    assert not Provider().family_at_hand("someone/model")

@@ -94,6 +94,8 @@ def _source(
     path = Path(text).expanduser()
     if isinstance(model, os.PathLike) or path.is_dir() or text.startswith((".", "~", os.sep)):
         return Source(name=path.resolve().name, folder=str(path.resolve()))
+    if text == DEFAULT.name:  # the id that its answers report
+        return DEFAULT
     if not _HUB_ID.fullmatch(text) or ".." in text:
         raise OptionError(f"model {text!r:.80} is neither a folder that exists nor a hub id of the form owner/name")
     name = f"karakuri-ai/{text}" if text in FAMILIES else text

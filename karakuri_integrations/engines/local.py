@@ -37,8 +37,8 @@ class LocalEngine:
     """Runs a model in this process: 4-bit by default, on GPU or CPU.
 
     Args:
-        model: a hub id (`karakuri-ai/` may be left out), a folder in Hugging Face format, or None for the embedded
-            demo model.
+        model: a hub id (`karakuri-ai/` may be left out), a folder in Hugging Face format, or None (as an id:
+            `karakuri-demo`) for the embedded demo model.
         template: a prompt family's name, where the id and the checkpoint do not tell.
         quantization: "nf4" (default), "fp4", "int8", "bf16", "fp16", "fp32", or "none" for the checkpoint's own
             precision. A checkpoint that is stored quantised (bitsandbytes, GPTQ, AWQ) is loaded as it is.
@@ -130,6 +130,17 @@ class LocalEngine:
         if self._known_family is None:
             raise unknown_model(self.model)
         return self._known_family
+
+    @property
+    def family_known(self) -> bool:
+        """Whether `family` can be told without asking a hub."""
+        here = self._key.source.folder is not None and self._shared.checkpoint.known_locally() is not None
+        return here or self._known_family is not None
+
+    @property
+    def embedded(self) -> bool:
+        """Whether this is the demo model that ships with the package."""
+        return self._key.source.packaged
 
     @property
     def context_window(self) -> int:

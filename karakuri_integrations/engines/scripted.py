@@ -97,13 +97,12 @@ class ScriptedEngine:
         with self._lock:
             self.prompts.append(prompt.text)
             self.samplings.append(sampling)
-            if callable(self._replies):
-                return self._replies(prompt.text)
-            if len(self.prompts) > len(self._replies):
-                raise ScriptError(
-                    f"the script has {len(self._replies)} replies and this is call {len(self.prompts)}; add a reply"
-                )
-            reply = self._replies[len(self.prompts) - 1]
+            call = len(self.prompts)
+        if callable(self._replies):  # outside the lock: it may be slow, or call the engine itself
+            return self._replies(prompt.text)
+        if call > len(self._replies):
+            raise ScriptError(f"the script has {len(self._replies)} replies and this is call {call}; add a reply")
+        reply = self._replies[call - 1]
         if isinstance(reply, BaseException):
             raise reply
         return reply

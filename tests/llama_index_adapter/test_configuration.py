@@ -17,6 +17,7 @@ from llama_index.core.llms import ChatMessage, MessageRole
 from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
 
 from karakuri_integrations.attributes import SteeringAttributes
+from karakuri_integrations.engines import LocalEngine, hub
 from karakuri_integrations.engines.scripted import ScriptedEngine
 from karakuri_integrations.errors import (
     AttributeConfigError,
@@ -394,3 +395,9 @@ def test_errors_have_one_root() -> None:
     for wrong in ({"temprature": 1}, {"base_url": "x", "engine": None}, {"attributes": {"x": 1}}):
         with pytest.raises(KarakuriError):
             KarakuriLLM(**wrong)
+
+
+def test_an_engine_of_an_unknown_family_is_not_asked_for_it_at_construction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "fetch", lambda *_, **__: pytest.fail("the hub was asked"))
+    llm = KarakuriLLM(engine=LocalEngine("someone/model"))
+    assert (llm.context_window, llm.metadata.model_name) == (None, "someone/model")
