@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -16,6 +17,9 @@ from karakuri_integrations.conversation import Message, Prompt, Request, Samplin
 from karakuri_integrations.engines import LocalEngine
 from karakuri_integrations.engines.channel import Channel, Deadline
 from karakuri_integrations.templates import FAMILIES, render
+
+# On a Python without the extra `local` (see matrix.sh) there is no engine to test.
+collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["test_*.py"]
 
 FAMILY = FAMILIES["karakuri-lm-70b-chat-v0.1"]
 

@@ -17,6 +17,7 @@ from karakuri_integrations.engines import LocalEngine
 from karakuri_integrations.errors import ContextOverflowError
 from karakuri_integrations.llama_index import KarakuriLLM
 
+pytest.importorskip("torch", reason="the embedded model needs the extra `local`")
 QUESTION = "東京の名物は何ですか。"
 
 
