@@ -38,7 +38,7 @@ class Plan:
 
     async def acall(self) -> Call:
         if isinstance(self.given, str):
-            return self.provider.prepare_raw(self.given, self.options)
+            return await self.provider.aprepare_raw(self.given, self.options)
         return await self.provider.aprepare(self.given, self.options)
 
 

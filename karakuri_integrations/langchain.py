@@ -190,7 +190,7 @@ class ChatKarakuri(BaseChatModel):
     engine: Any = None
     base_url: str | None = None
     api_key: SecretStr | None = Field(default_factory=secret_from_env("KARAKURI_API_KEY", default=None))
-    max_retries: int = 2
+    max_retries: int = Field(default=2, ge=0, strict=True)
     timeout: float | None = None
     attributes: dict[str, int] | None = None
     temperature: float = 0.0
@@ -204,7 +204,7 @@ class ChatKarakuri(BaseChatModel):
     # None, not False: copies made by configurable_fields set every field, and langchain-core reads a False that was set
     # as "never stream".
     streaming: bool | None = None
-    context_window: int | None = None
+    context_window: int | None = Field(default=None, strict=True)
     template: str | None = None
     template_tokens: str = "escape"
     message_attributes: str = "allow"

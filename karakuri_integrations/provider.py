@@ -267,6 +267,12 @@ class Provider:
             return self.prepare(messages, options)
         return await asyncio.to_thread(self.prepare, messages, options)
 
+    async def aprepare_raw(self, text: str, options: Mapping[str, Any]) -> Call:
+        """As `prepare_raw`; what asks a hub runs in a thread."""
+        if self.family_at_hand(options.get("model")):
+            return self.prepare_raw(text, options)
+        return await asyncio.to_thread(self.prepare_raw, text, options)
+
     def merged(self, options: Mapping[str, Any]) -> Sampling:
         """The constructor's sampling with a call's options on top; a call's `stop` replaces the constructor's."""
         return replace(self.sampling, **{k: v for k, v in options.items() if k in SAMPLING_FIELDS and v is not None})

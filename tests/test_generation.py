@@ -15,6 +15,7 @@ from karakuri_integrations.engines import LocalEngine, ScriptedEngine, hub
 from karakuri_integrations.errors import (
     ContextOverflowError,
     EngineError,
+    ModelLoadError,
     NumericalError,
     OptionError,
     ScriptError,
@@ -248,6 +249,21 @@ def test_a_scripted_callable_may_be_slow_and_may_ask_the_engine() -> None:
         ]
         assert [one.result().text for one in replies] == ["a", "a"]
     assert len(slow.prompts) == 2
+
+
+async def test_a_hub_is_asked_in_a_thread_for_formatted_prompts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[threading.Thread] = []
+
+    def fetch(*_: object, **__: object) -> Path:
+        asked.append(threading.current_thread())
+        raise ModelLoadError("no network")
+
+    monkeypatch.setattr(hub, "fetch", fetch)
+    with pytest.raises(ModelLoadError):
+        await Provider(EngineFields(model="someone/model-of-mine")).aprepare_raw("<s>hi", {})
+    assert asked and threading.main_thread() not in asked
+    call = await Provider(EngineFields(engine=ScriptedEngine(["ok"]))).aprepare_raw("<s>hi", {})
+    assert fold(call.stream()).text == "ok"
 
 
 def test_whether_the_family_is_known_asks_no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
