@@ -199,11 +199,12 @@ def family_of_checkpoint(config: Mapping[str, Any], chat_template: str | None) -
     return None
 
 
-def unknown_model(model: str) -> UnknownModelError:
-    """The error for a model of no known family."""
+def unknown_model(model: str, files: str = "") -> UnknownModelError:
+    """The error for a model of no known family. `files`: why its own files do not tell either."""
+    more = f". Its own files, which could tell, were not at hand: {files}" if files else ""
     return UnknownModelError(
         f"no prompt template is known for model {model!r:.120}; the families are {', '.join(FAMILIES)}. "
-        f'If it is a copy of one of them, say which: template="{next(iter(FAMILIES))}"'
+        f'If it is a copy of one of them, say which: template="{next(iter(FAMILIES))}"{more}'
     )
 
 

@@ -259,7 +259,7 @@ async def test_a_hub_is_asked_in_a_thread_for_formatted_prompts_too(monkeypatch:
         raise ModelLoadError("no network")
 
     monkeypatch.setattr(hub, "fetch", fetch)
-    with pytest.raises(ModelLoadError):
+    with pytest.raises(UnknownModelError):
         await Provider(EngineFields(model="someone/model-of-mine")).aprepare_raw("<s>hi", {})
     assert asked and threading.main_thread() not in asked
     call = await Provider(EngineFields(engine=ScriptedEngine(["ok"]))).aprepare_raw("<s>hi", {})
@@ -275,3 +275,14 @@ def test_whether_the_family_is_known_asks_no_hub(monkeypatch: pytest.MonkeyPatch
     assert Provider(EngineFields(model="someone/model", template="karakuri-lm-70b-chat-v0.1")).family_at_hand()
     assert Provider().family_at_hand() and Provider(EngineFields(engine=ScriptedEngine([]))).family_at_hand()
     assert not Provider().family_at_hand("someone/model")
+
+
+def test_an_unknown_model_lists_the_families_also_where_no_hub_can_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(*_: object, **__: object) -> Path:
+        raise ModelLoadError("no network")
+
+    monkeypatch.setattr(hub, "fetch", fetch)
+    with pytest.raises(UnknownModelError, match="'gpt-9'; the families are karakuri-lm-70b.*template=.*no network"):
+        Provider(EngineFields(model="gpt-9")).render(QUESTION, {})
+    known = Provider(EngineFields(model="gpt-9", template="karakuri-lm-70b-chat-v0.1"))
+    assert known.render(QUESTION, {}).text.startswith("<s>[INST] hi")

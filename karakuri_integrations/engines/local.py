@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final, TypeVar
 
 from ..conversation import Piece, Prompt, Sampling
-from ..errors import ContextOverflowError, MessageError, ModelLoadError, OptionError
+from ..errors import ContextOverflowError, MessageError, MissingDependencyError, ModelLoadError, OptionError
 from ..templates import Family, family_of_checkpoint, family_of_model, family_of_template, unknown_model
 from .channel import Channel, Deadline
 from .checkpoint import source_of
@@ -121,15 +121,25 @@ class LocalEngine:
         """The prompt family: by `template`, else by id, else by the checkpoint's configuration and chat template.
 
         Raises:
-            UnknownModelError: none of them tells.
-            ModelLoadError: the checkpoint's configuration had to be read and cannot be.
+            UnknownModelError: none of them tells, or the hub cannot be asked.
+            ModelLoadError: a folder's configuration had to be read and cannot be.
         """
         if self._known_family is None:
-            checkpoint = self._shared.checkpoint
-            self._known_family = family_of_checkpoint(checkpoint.config, checkpoint.chat_template)
+            self._known_family = self._family_of_files()
         if self._known_family is None:
             raise unknown_model(self.model)
         return self._known_family
+
+    def _family_of_files(self) -> Family | None:
+        checkpoint = self._shared.checkpoint
+        try:
+            return family_of_checkpoint(checkpoint.config, checkpoint.chat_template)
+        except MissingDependencyError:
+            raise
+        except ModelLoadError as error:
+            if self._key.source.folder is not None:
+                raise
+            raise unknown_model(self.model, str(error)) from error
 
     @property
     def family_known(self) -> bool:
