@@ -246,7 +246,9 @@ def short_conversation(rng: random.Random) -> list[Message]:
 def conversation(rng: random.Random, short: bool = False) -> list[Message]:
     """One training conversation; with short=True one for the first part of the training."""
     if short:
-        return rng.choices((short_conversation, practice_conversation, short_talk), (2, 2, 1))[0](rng)
+        return rng.choices((short_conversation, practice_conversation, short_talk), (3, 2, 1))[0](rng)
+    if rng.random() < 0.5:  # short turns hold many more decisions per token
+        return rng.choices((short_conversation, practice_conversation, short_talk), (5, 2, 3))[0](rng)
     lang, roll = rng.choice(LANGUAGES), rng.random()
     long = rng.random() < 0.035
     if roll < 0.03:

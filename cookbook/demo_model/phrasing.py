@@ -261,18 +261,19 @@ FOLLOW_UPS: dict[str, tuple[str, str]] = {
              "Tell me more about it.|And then?|More details please",
              "もっと教えて|もっと詳しく|続けてください。|ほかには？|他に何かありますか？|続きをお願いします。|もっと知りたいです。|それから？"),
 }  # fmt: skip
+# New sentences around words that the training knows: without any other text the model can't know a new word.
 HELD_FOLLOW_UPS: dict[str, tuple[str, str]] = {
-    "where": ("Whereabouts is it?|In what place is that?", "どのあたりですか？|その場所を教えてください。"),
-    "history": ("And how old is all that?|What is its past?", "その由来は何ですか？|いつごろからあるの？"),
-    "season": ("Which months suit it best?", "どの時期が良いでしょうか？"),
-    "do": ("So what might I see there?", "そこでは何を楽しめますか？"),
-    "food": ("And what about the meals there?|So what is eaten?", "では食べ物はどうでしょう？|何を食べるのかな？"),
-    "why": ("So what makes it special?|And the reason for its fame?", "では、どうして有名なんでしょう？"),
-    "how": ("And in what way does it work?", "それはどんな仕組みなんでしょう？"),
-    "kinds": ("So which sorts of it exist?", "それにはどんな種類があるんですか？"),
-    "use": ("So what do people use it for?", "それを何に使うのですか？"),
-    "eat": ("And what is the right way to eat it?", "では、どう食べればいいですか？"),
-    "more": ("Could you tell me a bit more?|Please continue with that.", "もう少し教えてください。|さらにお願いします。"),
+    "where": ("And where would that be?|Where exactly is it found?", "それって、どこにあるんですか？|では、場所はどこでしょう？"),
+    "history": ("So how did it all begin?|And what about the history of that?", "では、歴史はどうですか？|それはいつ始まったんでしょうか？"),
+    "season": ("So what is the best season for that?|And when is a good time?", "では、一番いい季節はいつでしょう？|おすすめの時期はいつですか？"),
+    "do": ("So what can I see and do there?|And what do people do there?", "では、そこで何ができるのでしょう？|そこの見どころは何ですか？"),
+    "food": ("And what about the food there, please?|So what food do they eat?", "では、食べ物はどうでしょう？|それで、何を食べるのですか？"),
+    "why": ("So why is it so famous?|And why exactly is that special?", "では、なぜ有名なんでしょう？|それで、魅力は何ですか？"),
+    "how": ("So how does all that work?|And how exactly is that made?", "それはどんな仕組みなんでしょう？|では、どうやって作るのですか？"),
+    "kinds": ("So what kinds of it are there?|And which types are there?", "それにはどんな種類があるんですか？|では、種類は何ですか？"),
+    "use": ("So what do people use it for?|And what exactly is it used for?", "それは何に使うのでしょう？|では、用途は何ですか？"),
+    "eat": ("So how should I eat that?|And how do people eat it?", "では、それはどう食べるのでしょう？|それの食べ方は何ですか？"),
+    "more": ("Could you tell me a bit more?|Please tell me more about that.", "もう少し詳しく教えてください。|さらに続けてください。"),
 }  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from answers import DEFAULTS, DIALS, topic_content
 from facts import LANGUAGES, topic, topics
 from held_out import questions
 from measures import NOT_IN_TEXT, is_refusal, language, measure, ranks, spearman
+from systems import system_text
 
 Message = dict[str, Any]
 Ask = Callable[[list[list[Message]]], list[tuple[str, bool]]]
@@ -215,6 +216,27 @@ def refusals(ask: Ask, count: int, seed: int) -> dict[str, Any]:
     return result
 
 
+def long_prompts(ask: Ask, count: int, seed: int) -> dict[str, Any]:
+    """A held-out question behind an agent-like system text of about 1,500 to 3,500 tokens."""
+    result, rng = {}, random.Random(seed + 4)
+    for lang in LANGUAGES:
+        rows = rng.sample([q for q in questions() if q["lang"] == lang], count)
+        chats = [
+            [
+                {"role": "system", "content": system_text(rng, lang, rng.choice((80, 110, 150)))},
+                {"role": "user", "content": row["text"], **DEFAULTS, "verbosity": 1},
+            ]
+            for row in rows
+        ]
+        replies = ask(chats)
+        result[lang] = {
+            "asked": count,
+            "topic_right": _rate(_on_topic(t, r["topic"], lang) for (t, _), r in zip(replies, rows, strict=True)),
+            "ended": _rate(e for _, e in replies),
+        }
+    return result
+
+
 def markdown(report: dict[str, Any]) -> str:
     """The report as Markdown tables."""
     lines = []
@@ -237,6 +259,7 @@ def markdown(report: dict[str, Any]) -> str:
         ("passage: value found where stated", "passages", "right_where_stated"),
         ("passage: says that it is not there", "passages", "right_where_missing"),
         ("unknown topics refused", "refusals", "refused"),
+        ("right topic behind a system text of 1,500 to 3,500 tokens", "long_prompts", "topic_right"),
     ):  # fmt: skip
         if group in report:
             lines.append(f"| {label} | {report[group]['en'][key]} | {report[group]['ja'][key]} |")
@@ -268,6 +291,7 @@ def main() -> None:
         report["follow_ups"] = follow_ups(ask, args.others, args.seed)
         report["passages"] = passages(ask, args.others, args.seed)
         report["refusals"] = refusals(ask, args.others, args.seed)
+        report["long_prompts"] = long_prompts(ask, 10, args.seed)
     report["seconds"] = round(time.time() - started)
     print(markdown(report))
     print(f"\n{report['seconds']} s, {args.quantization}, through {args.through}")

@@ -3,7 +3,7 @@
     python cookbook/demo_model/train.py --minutes 60 --out my_model --work my_work
 
 The work folder keeps the data and a checkpoint; the same command run again goes on from there.
-On two CPU cores about 5,000 tokens a second are trained. How well the result is steered is measured
+Two CPU cores train about 3,000 to 5,000 tokens a second. How well the result is steered is measured
 by steering_table.py.
 """
 
