@@ -83,6 +83,7 @@ def test_wrong_input_is_exit_code_2(engine, capsys, arguments: list[str], messag
 
 
 def test_an_unknown_model_is_exit_code_2(capsys, monkeypatch) -> None:
+    pytest.importorskip("huggingface_hub", reason="without the extra `local` the missing library is told first")
     monkeypatch.setattr(sys, "stdin", Terminal())
     assert cli.main(["ask", "hi", "--model", "gpt-2", "--local-files-only"]) == 2
     assert "karakuri: no prompt template is known for model 'gpt-2'; the families are" in capsys.readouterr().err
