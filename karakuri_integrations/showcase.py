@@ -29,13 +29,14 @@ def show(fields: EngineFields, attributes: SteeringAttributes) -> None:
     """Print the demonstration. The two frameworks share one loaded model."""
     questions = _questions()
     provider = Provider(fields, attributes, Sampling(max_tokens=800))
+    prompt = provider.prepare([Message("user", questions["ja"][0])], {}).prompt
     _title("The exact prompt of a question, with its nine dials")
-    print(provider.render([Message("user", questions["ja"][0])], {}).text)
+    print(prompt.text)
     arguments = {name: value for name, value in vars(fields).items() if value is not None and name != "engine"}
     _through("LangChain", "langchain_core", questions["ja"][0], attributes, lambda: _langchain(arguments))
     _through("LlamaIndex", "llama_index", questions["en"][0], attributes, lambda: _llama_index(arguments))
     _title("Measured: mean length of an answer in characters, by verbosity")
-    _table(measured_lengths(provider, {language: questions[language][:4] for language in LANGUAGES}))
+    _table(measured_lengths(provider, {language: questions[language][:2] for language in LANGUAGES}))
     print(
         "\nNext: karakuri chat, or in code: ChatKarakuri(attributes={...}) from karakuri_integrations.langchain, "
         "KarakuriLLM from karakuri_integrations.llama_index"
