@@ -16,7 +16,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any
 
 from . import __version__
 from .attributes import NAMES, PRESETS, SteeringAttributes
@@ -223,15 +223,10 @@ def _as_json(reply: Reply, metadata: dict[str, Any]) -> dict[str, Any]:
     return {"text": reply.text, "finish_reason": reply.finish_reason, **metadata, "usage": usage}
 
 
-def _print_stream(texts: Iterator[str], out: TextIO | None = None) -> str:
-    """Print as it comes; returns the whole text."""
-    target = out or sys.stdout
-    whole = ""
+def _print_stream(texts: Iterator[str]) -> None:
     for text in texts:
-        whole += text
-        print(text, end="", flush=True, file=target)
-    print(file=target)
-    return whole
+        print(text, end="", flush=True)
+    print()
 
 
 @dataclass
