@@ -24,17 +24,36 @@ Each message names the value, the rule and the next step, and never holds prompt
         ├── WorkerError                  the engine's worker failed; `__cause__` says how
         ├── EngineClosedError            `close()` interrupted this call
         ├── ForkedProcessError           a loaded model is used in a forked child
-        └── ScriptError                  a ScriptedEngine ran out of replies
+        ├── ScriptError                  a ScriptedEngine ran out of replies
+        └── RemoteError                  an endpoint failed; `.status`, `.server_text`, `.request_id`, `.url`, `.tries`
+            ├── RemoteConnectionError    refused, reset or closed before the first byte of the reply
+            ├── RemoteTimeoutError (also DeadlineError)  `.stage`: connect, pool, first_token, idle or total
+            ├── RemoteStatusError        an HTTP status that is no success
+            │   ├── RemoteRequestError   400, 413, 422 and other 4xx: the request itself
+            │   │   └── RemoteContextOverflowError (also ContextOverflowError)  the server says that it is too long
+            │   ├── AuthenticationError  401: the key
+            │   ├── AccessDeniedError    403
+            │   ├── EndpointNotFoundError  404: the route or the model
+            │   ├── RateLimitError       429; `.retry_after` in seconds where the server says it
+            │   ├── ServerFaultError     408, 409, 425, 424 and 5xx
+            │   └── RedirectError        3xx: neither key nor prompt is sent elsewhere
+            ├── StreamInterruptedError   the connection ended in the middle of the reply
+            ├── RemoteStreamError        the server reported an error in the middle of the reply
+            ├── ProtocolError            what came back is no answer of this kind of server
+            └── SteeringLostError        the server would drop the dials
 """
 
 from __future__ import annotations
 
 __all__ = [
+    "AccessDeniedError",
     "AttributeConfigError",
+    "AuthenticationError",
     "BusyError",
     "ContextOverflowError",
     "DeadlineError",
     "DeviceMemoryError",
+    "EndpointNotFoundError",
     "EngineClosedError",
     "EngineError",
     "ForkedProcessError",
@@ -46,8 +65,21 @@ __all__ = [
     "ModelLoadError",
     "NumericalError",
     "OptionError",
+    "ProtocolError",
     "QuantizationError",
+    "RateLimitError",
+    "RedirectError",
+    "RemoteConnectionError",
+    "RemoteContextOverflowError",
+    "RemoteError",
+    "RemoteRequestError",
+    "RemoteStatusError",
+    "RemoteStreamError",
+    "RemoteTimeoutError",
     "ScriptError",
+    "ServerFaultError",
+    "SteeringLostError",
+    "StreamInterruptedError",
     "TemplateInjectionError",
     "UnknownModelError",
     "UnsafeModelError",
@@ -183,3 +215,114 @@ class ForkedProcessError(EngineError):
 
 class ScriptError(EngineError):
     """A ScriptedEngine has no reply left."""
+
+
+class RemoteError(EngineError):
+    """A remote endpoint failed.
+
+    Args:
+        message: what happened and the next step; without prompt, reply or key.
+        status: the HTTP status, where there was one.
+        server_text: what the server said, at most 500 characters, with the key and prompt taken out.
+        request_id: the server's id of the request, else the one that was sent.
+        url: the endpoint without user name, password and query.
+        tries: how often it was asked.
+
+    `partial_text` is the reply received until then, exactly.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        server_text: str = "",
+        request_id: str = "",
+        url: str = "",
+        tries: int = 1,
+    ) -> None:
+        Exception.__init__(self, message)  # a subclass is also an error with arguments of its own
+        self.status, self.server_text, self.request_id, self.url = status, server_text, request_id, url
+        self.tries = tries
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), self.args, self.__dict__
+
+    def __str__(self) -> str:
+        facts = [f"HTTP {self.status}" if self.status else "", self.url]
+        facts += [f"request {self.request_id}" if self.request_id else ""]
+        facts += [f"{self.tries} tries" if self.tries > 1 else ""]
+        shown = ", ".join(fact for fact in facts if fact)
+        said = f"; the server says: {self.server_text}" if self.server_text else ""
+        return f"{self.args[0]}{said}" + (f" [{shown}]" if shown else "")
+
+
+class RemoteConnectionError(RemoteError):
+    """The endpoint could not be reached, or closed the connection before the reply began."""
+
+
+class RemoteTimeoutError(RemoteError, DeadlineError):
+    """A time limit passed. `stage` is connect, pool, first_token, idle (between two events) or total."""
+
+    stage: str = "total"
+
+
+class RemoteStatusError(RemoteError):
+    """The endpoint answered with an HTTP status that is no success."""
+
+
+class RemoteRequestError(RemoteStatusError):
+    """The endpoint refuses the request (400, 413, 422 and other 4xx); sending it again cannot help."""
+
+
+class RemoteContextOverflowError(RemoteRequestError, ContextOverflowError):
+    """The server says that prompt and reply exceed its context window.
+
+    `n_prompt`, `n_max_new` and `n_ctx` are 0 or None where the server does not name them.
+    """
+
+    n_prompt = 0
+    n_max_new: int | None = None
+    n_ctx = 0
+
+
+class AuthenticationError(RemoteStatusError):
+    """The endpoint does not accept the key (401)."""
+
+
+class AccessDeniedError(RemoteStatusError):
+    """The key may not use this endpoint or model (403)."""
+
+
+class EndpointNotFoundError(RemoteStatusError):
+    """There is no such route or model (404)."""
+
+
+class RateLimitError(RemoteStatusError):
+    """The endpoint is busy or a quota is used up (429). `retry_after`: seconds, where the server says it."""
+
+    retry_after: float | None = None
+
+
+class ServerFaultError(RemoteStatusError):
+    """The endpoint failed (408, 409, 424, 425 and 5xx)."""
+
+
+class RedirectError(RemoteStatusError):
+    """The endpoint redirects (3xx); nothing was sent to the new place."""
+
+
+class StreamInterruptedError(RemoteError):
+    """The connection ended before the reply did."""
+
+
+class RemoteStreamError(RemoteError):
+    """The server reported an error, or gave up, after it had begun to answer."""
+
+
+class ProtocolError(RemoteError):
+    """What came back is no answer that this kind of server gives."""
+
+
+class SteeringLostError(RemoteError):
+    """The server would answer without the steering attributes; the message says what to change."""
