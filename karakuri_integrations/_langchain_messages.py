@@ -170,7 +170,9 @@ def _no_tools(what: str) -> UnsupportedError:
     return UnsupportedError(f"{what}: this version has no tools for KARAKURI models; leave tool messages out")
 
 
-def _usage(usage: Usage) -> UsageMetadata:
+def _usage(usage: Usage | None) -> UsageMetadata | None:
+    if usage is None:
+        return None
     counted = UsageMetadata(
         input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, total_tokens=usage.total_tokens
     )
@@ -200,7 +202,7 @@ def to_chunk(delta: Delta, call: Call) -> ChatGenerationChunk:
         return ChatGenerationChunk(message=AIMessageChunk(content=delta.text))
     message = AIMessageChunk(
         content=delta.text,
-        usage_metadata=_usage(delta.usage or Usage()),
+        usage_metadata=_usage(delta.usage),
         response_metadata=_metadata(call, delta.finish_reason),
         chunk_position="last",
     )

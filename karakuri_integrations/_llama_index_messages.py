@@ -158,7 +158,7 @@ class Answer:
     def _extras(self) -> dict[str, Any]:
         if self.report is None:
             return {}
-        return {"raw": dict(self.report), "additional_kwargs": dict(self.report["usage"])}
+        return {"raw": dict(self.report), "additional_kwargs": dict(self.report.get("usage", {}))}
 
 
 class Answers:
@@ -172,7 +172,7 @@ class Answers:
         self._text += delta.text
         if delta.finish_reason is None:
             return Answer(self._text, delta.text)
-        return Answer(self._text, delta.text, _report(self._call, delta.usage or Usage(), delta.finish_reason))
+        return Answer(self._text, delta.text, _report(self._call, delta.usage, delta.finish_reason))
 
 
 def whole(call: Call, reply: Reply) -> Answer:
@@ -180,12 +180,19 @@ def whole(call: Call, reply: Reply) -> Answer:
     return Answer(reply.text, None, _report(call, reply.usage, reply.finish_reason))
 
 
-def _report(call: Call, usage: Usage, reason: FinishReason) -> dict[str, Any]:
-    """What `raw` shows, plain JSON values. The names under `usage` are those that LlamaIndex's counters read."""
-    counts = {
+def _report(call: Call, usage: Usage | None, reason: FinishReason) -> dict[str, Any]:
+    """What `raw` shows, plain JSON values; no `usage` where the server does not count."""
+    rest = call.metadata()
+    counts = {} if usage is None else {"usage": _counts(usage)}
+    return {"model": rest.pop("model_name"), **counts, "finish_reason": reason, **rest}
+
+
+def _counts(usage: Usage) -> dict[str, Any]:
+    """The names that LlamaIndex's counters read; cached tokens as OpenAI names them."""
+    cached = {"prompt_tokens_details": {"cached_tokens": usage.cache_read}} if usage.cache_read else {}
+    return {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.total_tokens,
+        **cached,
     }
-    rest = call.metadata()
-    return {"model": rest.pop("model_name"), "usage": counts, "finish_reason": reason, **rest}

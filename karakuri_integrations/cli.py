@@ -215,7 +215,7 @@ def _decoding() -> Iterator[None]:
 
 
 def _as_json(reply: Reply, metadata: dict[str, Any]) -> dict[str, Any]:
-    usage = {
+    usage = reply.usage and {
         "input_tokens": reply.usage.input_tokens,
         "output_tokens": reply.usage.output_tokens,
         "total_tokens": reply.usage.total_tokens,

@@ -198,10 +198,13 @@ class Usage:
 
 @dataclass(frozen=True)
 class Piece:
-    """What an engine yields: new raw text (may be empty), the counts so far, and on the last piece why it ended."""
+    """What an engine yields: new raw text (may be empty), the counts so far, and on the last piece why it ended.
+
+    `usage` is None where a server does not count.
+    """
 
     text: str = ""
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage | None = None
     finish_reason: FinishReason | None = None
 
 
@@ -216,8 +219,8 @@ class Delta:
 
 @dataclass(frozen=True)
 class Reply:
-    """A whole answer, folded from its deltas."""
+    """A whole answer, folded from its deltas. `usage` is None where a server does not count."""
 
     text: str
     finish_reason: FinishReason
-    usage: Usage
+    usage: Usage | None

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import aclosing, closing
 from typing import Protocol, cast, runtime_checkable
 
-from .conversation import Delta, Piece, Prompt, Reply, Sampling, Usage
+from .conversation import Delta, Piece, Prompt, Reply, Sampling
 from .errors import EngineError
 from .reply import Decoder
 from .templates import Family
@@ -92,7 +92,7 @@ def fold(deltas: Iterable[Delta]) -> Reply:
     """The whole answer of a finished stream."""
     parts = list(deltas)
     last = parts[-1]
-    return Reply("".join(d.text for d in parts), last.finish_reason or "stop", last.usage or Usage())
+    return Reply("".join(d.text for d in parts), last.finish_reason or "stop", last.usage)
 
 
 class _Closing(Protocol):

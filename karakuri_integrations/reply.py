@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from .conversation import Delta, Piece, Prompt, Usage
 from .escaping import held_back, unescape
 
-__all__ = ["Decoder"]
+__all__ = ["Decoder", "Unescape"]
 
 
 class Decoder:
     """Decodes one reply. Feed it every Piece; `done` is set once a stop string or the last piece was seen."""
 
     def __init__(self, prompt: Prompt, stop: tuple[str, ...] = ()) -> None:
-        self._escaped = _Unescape(prompt.literals)
+        self._escaped = Unescape(prompt.literals)
         self._stop = _Stop(stop)
         self._strip = _Strip() if prompt.strip_reply else None
         self._sent: list[str] = []
-        self.usage = Usage()
+        self.usage: Usage | None = None
         self.done = False
 
     @property
@@ -42,7 +42,7 @@ class Decoder:
 
     def push(self, piece: Piece) -> Iterator[Delta]:
         """The deltas this piece completes: none, one, or the last one."""
-        self.usage = piece.usage
+        self.usage = piece.usage or self.usage
         reason = piece.finish_reason
         text, stopped = self._stop.push(
             self._escaped.push(piece.text, last=reason is not None), last=reason is not None
@@ -60,7 +60,9 @@ class Decoder:
 
 
 @dataclass
-class _Unescape:
+class Unescape:
+    """Takes escaped literals back one level; holds back what could still become one."""
+
     literals: tuple[str, ...]
     buffer: str = ""
 

@@ -1,0 +1,378 @@
+"""One try of one call at one server, without I/O: bytes of the answer in, pieces of the reply or a typed error out.
+
+Success needs a good finish reason; whatever else ends the bytes is an error. What the server says is quoted at most 500
+characters long, without key, headers or prompt. The bytes come from `http`, the order of tries from `remote`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from ..conversation import Piece, Usage
+from ..errors import (
+    AccessDeniedError,
+    AuthenticationError,
+    EndpointNotFoundError,
+    ProtocolError,
+    RateLimitError,
+    RedirectError,
+    RemoteConnectionError,
+    RemoteContextOverflowError,
+    RemoteError,
+    RemoteRequestError,
+    RemoteStatusError,
+    RemoteStreamError,
+    ServerFaultError,
+    StreamInterruptedError,
+)
+from .http import Limits, timed_out
+from .retrying import retry_after
+from .servers import Event, Server, error_of, overflow_in, reason_of
+from .sse import EventTooLarge, Lines, Raw, ServerSentEvents
+
+__all__ = ["ERROR_BODY", "Exchange", "Private", "origin_of", "secrets_of"]
+
+_log = logging.getLogger("karakuri_integrations")
+
+#: An error's body is read up to this many bytes.
+ERROR_BODY: Final = 65536
+_QUOTED: Final = 500
+_ECHO: Final = 24
+_WHOLE_BODY: Final = 64 * 1024 * 1024
+#: Seconds to wait for counts after the last token, and for the end of the body after the server's last word.
+_GRACE, _GRACE_DONE = 2.0, 0.25
+_BAD_REASONS: Final = frozenset({"abort", "error", "cancelled", "canceled"})
+
+
+@dataclass(frozen=True)
+class Private:
+    """What no error may show: secrets, and the texts of the prompt."""
+
+    secrets: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return "Private()"
+
+    def scrub(self, text: str) -> str:
+        """The text, shortened, with secrets masked; withheld where it repeats the prompt."""
+        for secret in self.secrets:
+            if secret:
+                text = text.replace(secret, "**********")
+        text = " ".join(text[: 8 * _QUOTED].split())
+        if any(_echoes(text, one) for one in self.texts):
+            return "(withheld: it repeats the prompt)"
+        return text if len(text) <= _QUOTED else text[: _QUOTED - 3] + "..."
+
+
+def _echoes(text: str, prompt: str) -> bool:
+    """Whether the text holds the whole prompt text, or a run of it."""
+    prompt = " ".join(prompt.split())
+    if len(prompt) <= _ECHO:
+        return len(prompt) >= 4 and prompt in text
+    return any(text[at : at + _ECHO] in prompt for at in range(len(text) - _ECHO + 1))
+
+
+def origin_of(url: str) -> str:
+    """Scheme, host and port of a URL, without user, path and query."""
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname or ""
+    try:
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        port = ""
+    return f"{parts.scheme}://{host}{port}" if host else ""
+
+
+@dataclass(eq=False)
+class Exchange:
+    """One try. Feed it `begin`, then every chunk (b"" is the end); `done` is set when `final` can be given out."""
+
+    server: Server
+    url: str
+    limits: Limits
+    private: Private = field(default_factory=Private)
+    request_id: str = ""
+    ends_at: float | None = None
+    read: Callable[[str, Any], Event] | None = None
+    framing: Callable[[], Any] | None = None
+
+    done: bool = False
+    answered: bool = False
+    began: bool = False
+    final: Piece = field(default_factory=Piece)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._limit = time.monotonic() + self.limits.first_token
+        self._stage = "first_token"
+        self._fresh = False
+        self._reason: Literal["stop", "length"] | None = None
+        self._usage: Usage | None = None
+        self._decoder: Any = None
+        self._whole: bytearray | None = None
+
+    # --- time ---
+
+    def wait(self) -> float:
+        """Seconds that the next bytes may take."""
+        now = time.monotonic()
+        if self._fresh and self._reason is None:  # the caller's own time between two reads does not count
+            self._limit, self._stage, self._fresh = now + self.limits.idle, "idle", False
+        at = self._limit if self.ends_at is None else min(self._limit, self.ends_at)
+        return at - now
+
+    def late(self) -> RemoteError:
+        """The error of the limit that has passed."""
+        if self.ends_at is not None and self.ends_at <= self._limit:
+            return self.signed(timed_out("total", self.limits.total or 0.0))
+        return self.signed(timed_out(self._stage, getattr(self.limits, self._stage)))
+
+    # --- the answer's head ---
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Take status and headers; False for an answer that is an error, whose body `refused` reads.
+
+        Raises:
+            ProtocolError: a success that is no reply.
+        """
+        self.headers, self.answered = headers, True
+        self.request_id = headers.get("x-request-id") or self.request_id
+        if not 200 <= status < 300:
+            return False
+        kind = (headers.get("content-type") or "").split(";")[0].strip().lower()
+        if (headers.get("content-encoding") or "identity").lower() != "identity":
+            raise self._protocol(f"is compressed ({self._quoted(headers['content-encoding'])}), which was not asked for")
+        if self.framing is not None:
+            self._decoder = self.framing()
+        elif kind == "application/json" and self.server.framing == "sse":
+            self._whole = bytearray()
+        elif kind in ("text/html", "application/xhtml+xml"):
+            raise self._protocol(f"is a web page ({kind}), as a login page or a proxy sends; check base_url")
+        elif self.server.framing == "lines":
+            self._decoder = Lines()
+        else:
+            self._decoder = ServerSentEvents()
+        return True
+
+    def refused(self, status: int, body: bytes) -> RemoteError:
+        """The error of a status that is no success."""
+        text, kind = _said(body)
+        if 300 <= status < 400:
+            where = origin_of(self.headers.get("location") or "") or "another path of the same host"
+            error: RemoteError = RedirectError(
+                f"the endpoint redirects to {where}; redirects are not followed, so that neither key nor prompt goes "
+                "elsewhere: set base_url to the final address",
+                status=status,
+            )
+            return self.signed(error)
+        overflow = overflow_in(f"{kind} {text}") if status in (400, 413, 422, 500) else None
+        if overflow is not None:
+            return self._overflow(overflow, text, status)
+        kind_, advice = _status_error(status)
+        error = kind_(advice, status=status, server_text=self.private.scrub(text))
+        if isinstance(error, RateLimitError):
+            error.retry_after = retry_after(self.headers)
+        return self.signed(error)
+
+    # --- the answer's body ---
+
+    def push(self, chunk: bytes) -> list[Piece]:
+        """The pieces in this chunk.
+
+        Raises:
+            RemoteStreamError, StreamInterruptedError, ProtocolError, RemoteContextOverflowError.
+        """
+        if self._whole is not None:
+            return self._json(chunk)
+        if not chunk:
+            return self._end()
+        try:
+            return self._events(self._decoder.push(chunk))
+        except EventTooLarge:
+            raise self._protocol("holds one event of more than 8 MiB") from None
+
+    def cut(self, error: BaseException) -> RemoteError | None:
+        """The error of a connection that broke; None where the reply was whole already."""
+        if self._reason is not None:
+            self._finish()
+            return None
+        if isinstance(error, RemoteError) and not self.began:
+            return self.signed(
+                RemoteConnectionError("the endpoint closed the connection before the reply began; ask again")
+            )
+        return self.signed(error) if isinstance(error, RemoteError) else self._interrupted()
+
+    def expired(self) -> RemoteError | None:
+        """The error of a limit that passed; None where the reply was whole and only its counts were missing."""
+        if self._reason is not None:
+            self._finish()
+            return None
+        return self.late()
+
+    def _events(self, raws: list[Raw]) -> list[Piece]:
+        pieces = []
+        for name, data in raws:
+            if data == b"[DONE]":
+                self._last_word()
+                continue
+            piece = self._take(self._event(name, data))
+            if piece is not None:
+                pieces.append(piece)
+        return pieces
+
+    def _event(self, name: str, data: bytes) -> Event:
+        self.began = self._fresh = True
+        try:
+            payload = json.loads(data)
+        except ValueError:
+            if name == "error":
+                raise self._server_error(data.decode("utf-8", "replace"), "") from None
+            raise self._protocol("holds an event that is no JSON") from None
+        if error := error_of(payload) or (("no message", "") if name == "error" else None):
+            raise self._server_error(*error)
+        if not isinstance(payload, dict):
+            raise self._protocol("holds an event that is no JSON object")
+        try:
+            event = (self.read or self.server.read)(name, payload)
+            if not isinstance(event.text, str):
+                raise TypeError
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            raise self._protocol(f"holds an event of another shape than {self.server.name}'s; check server=") from None
+        if event.error is not None:
+            raise self._server_error(event.error, event.code)
+        return event
+
+    def _take(self, event: Event) -> Piece | None:
+        if event.usage is not None:
+            self._usage = event.usage
+        if event.finish_reason is not None:
+            self._reason = self._good(event.finish_reason)
+            self._limit = time.monotonic() + _GRACE
+        if event.done:
+            self._last_word()
+        return Piece(event.text, self._usage) if event.text else None
+
+    def _good(self, word: Any) -> Literal["stop", "length"]:
+        reason = reason_of(str(word))
+        if reason is None and str(word) in _BAD_REASONS:
+            raise self._server_error(f"finish_reason {word}", str(word))
+        if reason is None:
+            _log.warning("the server ended the reply with the unknown finish reason %r; it counts as stop", str(word)[:40])
+        return reason or "stop"
+
+    def _last_word(self) -> None:
+        """Nothing more is said; the end of the body is waited for shortly, so that the connection can serve again."""
+        if self._reason is not None:
+            self._limit = time.monotonic() + _GRACE_DONE
+
+    def _end(self) -> list[Piece]:
+        pieces: list[Piece] = []
+        for raw in self._decoder.end():
+            try:
+                pieces += self._events([raw])
+            except ProtocolError:  # the end cut it
+                break
+        if self._reason is None:
+            raise self._interrupted() if self.began else self._protocol("is empty")
+        self._finish()
+        return pieces
+
+    def _finish(self) -> None:
+        self.done, self.final = True, Piece("", self._usage, self._reason)
+
+    def _json(self, chunk: bytes) -> list[Piece]:
+        """A server that answers in one JSON body."""
+        assert self._whole is not None  # noqa: S101  # push() looked
+        self._whole += chunk
+        if len(self._whole) > _WHOLE_BODY:
+            raise self._protocol("exceeds 64 MiB")
+        if chunk:
+            return []
+        if not self._whole:
+            raise self._protocol("is empty")
+        piece = self._take(self._event("", bytes(self._whole)))
+        if self._reason is None:
+            raise self._protocol("has no finish reason")
+        self._finish()
+        return [piece] if piece else []
+
+    # --- errors ---
+
+    def signed(self, error: RemoteError) -> RemoteError:
+        """The error with address and request id on it."""
+        error.url, error.request_id = self.url, self.request_id
+        return error
+
+    def _protocol(self, what: str) -> RemoteError:
+        return self.signed(ProtocolError(f"the endpoint's answer {what}"))
+
+    def _interrupted(self) -> RemoteError:
+        return self.signed(
+            StreamInterruptedError("the reply ended without a finish reason; `.partial_text` holds what came")
+        )
+
+    def _server_error(self, text: str, kind: str) -> RemoteError:
+        overflow = overflow_in(f"{kind} {text}")
+        if overflow is not None:
+            return self._overflow(overflow, text, None)
+        return self.signed(
+            RemoteStreamError("the endpoint reported an error while answering", server_text=self.private.scrub(text))
+        )
+
+    def _overflow(self, numbers: tuple[int, int], text: str, status: int | None) -> RemoteError:
+        error = RemoteContextOverflowError(
+            "the endpoint says that prompt and reply exceed its context window; shorten the conversation, lower "
+            'max_tokens, or pass overflow="drop_oldest_turns"',
+            status=status,
+            server_text=self.private.scrub(text),
+        )
+        error.n_prompt, error.n_ctx = numbers
+        return self.signed(error)
+
+    def _quoted(self, text: str) -> str:
+        return self.private.scrub(text)[:40]
+
+
+def _said(body: bytes) -> tuple[str, str]:
+    """(text, kind) of an error's body: the message in its JSON, else the text itself unless it is a web page."""
+    text = body.decode("utf-8", "replace")
+    try:
+        payload = json.loads(text)
+    except ValueError:
+        return ("" if text.lstrip()[:1] == "<" else text), ""
+    return error_of(payload) or (text, "")
+
+
+_ADVICE: Final[Mapping[int, tuple[type[RemoteStatusError], str]]] = {
+    401: (AuthenticationError, "the endpoint does not accept the key; check api_key or KARAKURI_API_KEY"),
+    403: (AccessDeniedError, "the key may not use this endpoint or model"),
+    404: (EndpointNotFoundError, "the endpoint has no such route or model; check base_url, model and server"),
+    429: (RateLimitError, "the endpoint is busy or a quota is used up; ask later"),
+    501: (ServerFaultError, "the endpoint does not have this route; check server="),
+}
+
+
+def _status_error(status: int) -> tuple[type[RemoteStatusError], str]:
+    if found := _ADVICE.get(status):
+        return found
+    if status >= 500 or status in (408, 409, 424, 425):
+        return ServerFaultError, "the endpoint failed; ask again or look at its log"
+    if 400 <= status < 500:
+        return RemoteRequestError, "the endpoint refuses the request; check model, server= and extra_body"
+    return RemoteStatusError, "the endpoint answered with a status that is no success"
+
+
+def secrets_of(headers: Mapping[str, str], others: Collection[str] = ()) -> tuple[str, ...]:
+    """Everything in the headers that an error could repeat: values, and the parts of authorisations."""
+    found = {*others}
+    for value in headers.values():
+        found |= {value, *value.split(" ")[1:]}
+    return tuple(sorted((one for one in found if len(one) >= 4), key=len, reverse=True))

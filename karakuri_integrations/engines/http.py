@@ -1,0 +1,421 @@
+"""The HTTP layer: one request, one stream of bytes back; sync by urllib3, async by aiohttp. No retries, no redirects.
+
+Why these two: a reply of n tokens is n small reads, so what counts is the CPU per read. aiohttp parses in C and costs
+about a third of httpx, h11's parser being Python; the comparison is `cookbook/remote/cost.py`. aiohttp has no sync half,
+urllib3 is the sync client with the least code between socket and caller. Both are pooled: one async session per event
+loop, closed together with it; one sync pool per process, made anew after fork (the inherited one is left alone, since
+closing it would end the parent's TLS sessions).
+
+Every failure is one of ours: RemoteConnectionError, RemoteTimeoutError with its stage, StreamInterruptedError for bytes
+that stop too early. Nothing here knows servers, prompts or JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import weakref
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from ..errors import (
+    MissingDependencyError,
+    OptionError,
+    RemoteConnectionError,
+    RemoteError,
+    RemoteTimeoutError,
+    StreamInterruptedError,
+)
+
+if TYPE_CHECKING:
+    import aiohttp
+    import urllib3
+
+__all__ = ["AsyncResponse", "HttpRequest", "Limits", "SyncResponse", "aopen", "close_all", "open_", "timed_out"]
+
+INSTALL_HINT: Final = 'pip install "karakuri-integrations[remote]"'
+_POOL: Final = 1000
+_READ: Final = 65536
+
+
+@dataclass(frozen=True)
+class HttpRequest:
+    """One request. `body` is sent as it is; headers hold secrets, so they are not shown."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"HttpRequest({self.method})"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds. connect: to reach the host; pool: for a free connection; first_token: from sending to the first data;
+    idle: between two data events (comments do not count); total: for the whole call with all its tries, None is
+    without limit."""
+
+    connect: float = 5.0
+    pool: float = 10.0
+    first_token: float = 600.0
+    idle: float = 120.0
+    total: float | None = None
+
+
+def timed_out(stage: str, seconds: float) -> RemoteTimeoutError:
+    """The error of a time limit."""
+    knob = "timeout=" if stage == "total" else f'timeouts={{"{stage}": ...}}'
+    error = RemoteTimeoutError(f"the endpoint took longer than {seconds:g} s ({stage}); raise {knob} if it is only slow")
+    error.stage = stage
+    return error
+
+
+def _unreachable(error: BaseException) -> RemoteConnectionError:
+    return RemoteConnectionError(
+        f"the endpoint cannot be reached or closed the connection before it answered ({_short(error)}); "
+        "check base_url and that the server runs"
+    )
+
+
+def _short(error: BaseException) -> str:
+    """The error's class and system error, without texts that could hold a URL or a header."""
+    cause = error
+    while True:
+        inner = cause.__cause__ or cause.__context__
+        if getattr(cause, "errno", None) is not None or inner is None:
+            break
+        cause = inner
+    number = getattr(cause, "errno", None)
+    said = os.strerror(number) if isinstance(number, int) and number > 0 else ""
+    return f"{type(cause).__name__}: {said}" if said else type(cause).__name__
+
+
+def _cut(error: BaseException) -> StreamInterruptedError:
+    return StreamInterruptedError(f"the connection ended in the middle of the reply ({_short(error)})")
+
+
+# --- sync: urllib3 --------------------------------------------------------------------------------------------------
+
+_lock = threading.Lock()
+_sync: tuple[int, dict[str, Any]] | None = None
+
+
+def _import_urllib3() -> Any:
+    try:
+        import urllib3
+    except ImportError as error:
+        raise MissingDependencyError(f"remote endpoints need urllib3: {INSTALL_HINT}") from error
+    return urllib3
+
+
+def _sync_pool(url: str) -> Any:
+    """This process's pool for a URL: through the environment's proxy (HTTP_PROXY, NO_PROXY), where there is one."""
+    global _sync
+    proxy = _proxy_of(url)
+    with _lock:
+        if _sync is None or _sync[0] != os.getpid():
+            _sync = (os.getpid(), {})
+        pools = _sync[1]
+        if proxy not in pools:
+            pools[proxy] = _make_pool(proxy)
+        return pools[proxy]
+
+
+def _make_pool(proxy: str) -> Any:
+    urllib3 = _import_urllib3()
+    options = {"num_pools": 100, "maxsize": _POOL, "block": True}
+    manager = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+    manager.pool_classes_by_scheme = _remembering(urllib3)
+    return manager
+
+
+def _remembering(urllib3: Any) -> dict[str, Any]:
+    """urllib3's pools with connections that remember their socket: its time limit changes while a reply is read."""
+
+    class Plain(urllib3.connection.HTTPConnection):  # type: ignore[misc]
+        def connect(self) -> None:
+            super().connect()
+            self.karakuri_socket = self.sock
+
+    class Secure(urllib3.connection.HTTPSConnection):  # type: ignore[misc]
+        def connect(self) -> None:
+            super().connect()
+            self.karakuri_socket = self.sock
+
+    class PlainPool(urllib3.HTTPConnectionPool):  # type: ignore[misc]
+        ConnectionCls = Plain
+
+    class SecurePool(urllib3.HTTPSConnectionPool):  # type: ignore[misc]
+        ConnectionCls = Secure
+
+    return {"http": PlainPool, "https": SecurePool}
+
+
+def _proxy_of(url: str) -> str:
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies, proxy_bypass
+
+    parts = urlsplit(url)
+    if not parts.hostname or proxy_bypass(parts.hostname):
+        return ""
+    return getproxies().get(parts.scheme) or ""
+
+
+class SyncResponse:
+    """The answer to a request: status, headers, then bytes as they arrive."""
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+        connection = getattr(response, "connection", None)
+        self._socket = getattr(connection, "karakuri_socket", None) or getattr(connection, "sock", None)
+        self.status: int = response.status
+        self.headers: Mapping[str, str] = response.headers
+
+    def read(self, seconds: float) -> bytes:
+        """The next bytes, b"" at the end of the body.
+
+        Raises:
+            TimeoutError: nothing came within the seconds.
+            StreamInterruptedError: the connection ended too early.
+        """
+        if seconds <= 0:
+            raise TimeoutError
+        if self._socket is not None:
+            self._socket.settimeout(seconds)
+        urllib3 = _import_urllib3()
+        try:
+            return bytes(self._response.read1(_READ, decode_content=False))
+        except (urllib3.exceptions.ReadTimeoutError, TimeoutError):
+            raise TimeoutError from None
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            raise _cut(error) from error
+
+    def finish(self) -> None:
+        """The body was read to its end: the connection can serve again."""
+        self._response.release_conn()
+
+    def close(self) -> None:
+        """Close the connection at once, so that the server stops; nothing after `finish`."""
+        self._response.close()
+        self._response.release_conn()
+
+
+def open_(request: HttpRequest, limits: Limits, seconds: float, client: urllib3.PoolManager | None = None) -> SyncResponse:
+    """Send a request and wait up to `seconds` for the headers of the answer.
+
+    Raises:
+        RemoteConnectionError: not reached, or closed before the headers.
+        RemoteTimeoutError: connect or pool.
+        TimeoutError: no headers within the seconds.
+    """
+    urllib3 = _import_urllib3()
+    errors = urllib3.exceptions
+    manager = client if client is not None else _sync_pool(request.url)
+    patience = urllib3.Timeout(connect=min(limits.connect, max(seconds, 0.001)), read=max(seconds, 0.001))
+    try:
+        response = manager.request(
+            request.method, request.url, body=request.body, headers=dict(request.headers), timeout=patience,
+            retries=False, redirect=False, preload_content=False, decode_content=False,
+            pool_timeout=min(limits.pool, max(seconds, 0.001)),
+        )  # fmt: skip
+    except errors.ConnectTimeoutError as error:
+        if isinstance(error, errors.NewConnectionError):
+            raise _unreachable(error) from error
+        raise _late("connect", limits.connect, seconds) from None
+    except errors.EmptyPoolError:
+        raise _late("pool", limits.pool, seconds) from None
+    except (errors.ReadTimeoutError, TimeoutError):
+        raise TimeoutError from None
+    except errors.LocationValueError as error:
+        raise OptionError("base_url is no URL of a host") from error
+    except (errors.HTTPError, OSError) as error:
+        raise _unreachable(error) from error
+    return SyncResponse(response)
+
+
+def _late(stage: str, limit: float, seconds: float) -> BaseException:
+    """The limit itself has passed, or the rest of the whole call's."""
+    return timed_out(stage, limit) if limit <= seconds else TimeoutError()
+
+
+# --- async: aiohttp -------------------------------------------------------------------------------------------------
+
+#: (process, session, what keeps the session's closing with its loop alive). A session refers to its loop, so entries are
+#: taken out by hand.
+_sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, Any, Any]] = weakref.WeakKeyDictionary()
+
+
+def _import_aiohttp() -> Any:
+    try:
+        import aiohttp
+    except ImportError as error:
+        raise MissingDependencyError(f"remote endpoints need aiohttp: {INSTALL_HINT}") from error
+    return aiohttp
+
+
+async def _session() -> Any:
+    """This event loop's session. It is closed when the loop shuts its async generators down, as asyncio.run does."""
+    loop = asyncio.get_running_loop()
+    with _lock:
+        found = _sessions.get(loop)
+    if found is not None and found[0] == os.getpid() and not found[1].closed:
+        return found[1]
+    aiohttp = _import_aiohttp()
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=_POOL, limit_per_host=0, keepalive_timeout=30),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=True,
+    )
+    keeper = _close_with_loop(loop, session)
+    await anext(keeper)  # from now on the loop knows it
+    with _lock:
+        for other in [one for one in _sessions if one.is_closed()]:
+            del _sessions[other]
+        _sessions[loop] = (os.getpid(), session, keeper)
+    return session
+
+
+async def _close_with_loop(loop: asyncio.AbstractEventLoop, session: Any) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        with _lock:
+            _sessions.pop(loop, None)
+        await session.close()
+
+
+class AsyncResponse:
+    """As SyncResponse, natively async. One timer per reply watches the time limits, whatever the number of tokens."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self._loop = asyncio.get_running_loop()
+        self._at = float("inf")
+        self._timer: asyncio.TimerHandle | None = None
+        self._late = False
+        self.status: int = response.status
+        self.headers: Mapping[str, str] = response.headers
+
+    async def read(self, seconds: float) -> bytes:
+        """As SyncResponse.read."""
+        if seconds <= 0:
+            raise TimeoutError
+        self._watch(self._loop.time() + seconds)
+        try:
+            data = await self._response.content.readany()
+        except (OSError, _client_error()) as error:
+            if self._late:
+                raise TimeoutError from None
+            raise _cut(error) from error
+        finally:
+            self._at = float("inf")
+        if self._late and not data:  # closing the connection ends a body that has no length
+            raise TimeoutError
+        return data
+
+    def _watch(self, at: float) -> None:
+        self._at = at
+        if self._timer is None or self._timer.when() > at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(at, self._check)
+
+    def _check(self) -> None:
+        self._timer = None
+        if self._loop.time() < self._at:
+            if self._at != float("inf"):
+                self._timer = self._loop.call_at(self._at, self._check)
+            return
+        self._late = True
+        self._response.close()
+
+    def at_end(self) -> bool:
+        """Whether the end of the body has arrived, so that reading cannot wait."""
+        return self._response.content.at_eof()
+
+    def finish(self) -> None:
+        self._stop_watching()
+        self._response.release()
+
+    def close(self) -> None:
+        self._stop_watching()
+        self._response.close()
+
+    def _stop_watching(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _client_error() -> type[Exception]:
+    return _import_aiohttp().ClientError  # type: ignore[no-any-return]
+
+
+async def aopen(
+    request: HttpRequest, limits: Limits, seconds: float, client: aiohttp.ClientSession | None = None
+) -> AsyncResponse:
+    """As `open_`, natively async."""
+    aiohttp = _import_aiohttp()
+    session = client if client is not None else await _session()
+    patience = aiohttp.ClientTimeout(total=None, connect=limits.pool + limits.connect, sock_connect=limits.connect)
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(max(seconds, 0.001)):
+            response = await session.request(
+                request.method, request.url, data=request.body, headers=dict(request.headers), timeout=patience,
+                allow_redirects=False,
+            )  # fmt: skip
+    except aiohttp.ServerTimeoutError:
+        stage = "pool" if time.monotonic() - started >= limits.pool else "connect"
+        raise _late(stage, limits.pool if stage == "pool" else limits.connect, seconds) from None
+    except TimeoutError:
+        raise TimeoutError from None
+    except aiohttp.InvalidURL as error:
+        raise OptionError("base_url is no URL of a host") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise _unreachable(error) from error
+    return AsyncResponse(response)
+
+
+
+
+def close_all() -> None:
+    """Close what is idle in this process: sync pools here, async sessions in their own loops."""
+    global _sync
+    with _lock:
+        pools = list(_sync[1].values()) if _sync is not None and _sync[0] == os.getpid() else []
+        sessions = [(loop, one[1]) for loop, one in _sessions.items() if one[0] == os.getpid()]
+        _sync = None
+        _sessions.clear()
+    for pool in pools:
+        pool.clear()
+    for loop, session in sessions:
+        if loop.is_running():
+            loop.call_soon_threadsafe(_close_in, loop, session)
+
+
+def _close_in(loop: asyncio.AbstractEventLoop, session: Any) -> None:
+    _closing.add(task := loop.create_task(session.close()))
+    task.add_done_callback(_closing.discard)
+
+
+_closing: set[asyncio.Task[None]] = set()
+
+
+def _after_fork() -> None:
+    """In a forked child: the lock may be held by a thread that is not there; the parent's connections are left alone."""
+    global _lock, _sync
+    _inherited.extend([_sync, *_sessions.values()])
+    _lock, _sync = threading.Lock(), None
+    _sessions.clear()
+
+
+#: The parent's pools and sessions, kept so that no destructor closes their TLS connections under the parent.
+_inherited: list[Any] = []
+os.register_at_fork(after_in_child=_after_fork)
