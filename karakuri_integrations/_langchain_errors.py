@@ -32,6 +32,18 @@ _TABLE: Final[tuple[tuple[type[ours.KarakuriError], type[core.ModelError], bool]
     (ours.NumericalError, core.ModelAPIError, False),
     (ours.ForkedProcessError, core.ModelAPIError, False),
     (ours.ScriptError, core.ModelAPIError, False),
+    (ours.RemoteError, core.ModelAPIError, False),
+    (ours.RemoteConnectionError, core.ModelConnectionError, True),
+    (ours.StreamInterruptedError, core.ModelConnectionError, True),
+    (ours.RemoteTimeoutError, core.ModelTimeoutError, True),
+    (ours.RemoteStreamError, core.ModelAPIError, True),
+    (ours.ServerFaultError, core.ModelAPIError, True),
+    (ours.RateLimitError, core.ModelRateLimitError, True),
+    (ours.AuthenticationError, core.ModelAuthenticationError, False),
+    (ours.AccessDeniedError, core.ModelPermissionDeniedError, False),
+    (ours.EndpointNotFoundError, core.ModelNotFoundError, False),
+    (ours.RemoteRequestError, core.ModelInvalidRequestError, False),
+    (ours.RemoteContextOverflowError, core.ContextOverflowError, False),
 )
 
 

@@ -16,9 +16,10 @@ from pydantic.fields import FieldInfo
 from .attributes import AttributeLike, AttributePolicy, SteeringAttributes
 from .conversation import Sampling
 from .errors import AttributeConfigError, OptionError
-from .provider import SAMPLING_FIELDS, check_options, unknown_option
+from .provider import SAMPLING_FIELDS, check_options, unknown_option, without_credentials
 
 __all__ = [
+    "NOT_PICKLED",
     "OUTPUT_FIELDS",
     "call_options",
     "checked_fields",
@@ -42,7 +43,13 @@ OUTPUT_FIELDS = (
     "quantization",
     "device",
     "revision",
+    "server",
+    "tokenizer",
+    "extra_body",
 )
+
+#: What stays behind when a model is pickled.
+NOT_PICKLED = ("api_key", "default_headers", "http_client", "http_async_client")
 
 _KINDS = ("text", "image", "audio", "video")
 
@@ -66,9 +73,10 @@ _NOT_YET = (
 def checked_fields(fields: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> dict[str, Any]:
     """The constructor's fields by their own names, checked by our rules before pydantic's, so that our errors show."""
     values = {name: value for name, value in _named(fields, known).items() if not _is_unset(known[name], value)}
-    for name in ("model", "cache_dir"):
+    for name in ("model", "cache_dir", "tokenizer"):
         if isinstance(values.get(name), os.PathLike):
             values[name] = os.fspath(values[name])
+    values |= _address(values)
     sampling = Sampling(**{name: values[name] for name in SAMPLING_FIELDS if values.get(name) is not None})
     if values.get("stop") is not None:
         values["stop"] = list(sampling.stop)
@@ -78,6 +86,19 @@ def checked_fields(fields: Mapping[str, Any], known: Mapping[str, FieldInfo]) ->
     if policy.bounds is not None:
         values["attribute_bounds"] = dict(policy.bounds)
     return values
+
+
+def _address(values: Mapping[str, Any]) -> dict[str, Any]:
+    """base_url without the credentials in it, which become a header."""
+    if values.get("base_url") is None:
+        return {}
+    shown, authorisation = without_credentials(values["base_url"])
+    if authorisation is None:
+        return {"base_url": shown}
+    if values.get("api_key"):
+        raise OptionError("base_url holds a user name and password and api_key is given; give one of them")
+    headers = {**(values.get("default_headers") or {}), "Authorization": authorisation}
+    return {"base_url": shown, "default_headers": headers, "api_key": None}
 
 
 def _named(fields: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> dict[str, Any]:

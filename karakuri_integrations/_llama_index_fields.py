@@ -15,11 +15,13 @@ from pydantic import SecretStr, ValidationError
 from .attributes import AttributePolicy, SteeringAttributes
 from .conversation import Message, Request, Sampling
 from .errors import OptionError, UnsupportedError
-from .provider import SAMPLING_FIELDS, EngineFields, Provider
+from .provider import SAMPLING_FIELDS, EngineFields, Provider, without_credentials
 from .templates import FAMILIES, Family, render
 
 __all__ = [
+    "NOT_PICKLED",
     "can_pickle",
+    "checked_address",
     "checked_path",
     "checked_text",
     "first_error",
@@ -31,6 +33,23 @@ __all__ = [
 ]
 
 _log = logging.getLogger("karakuri_integrations")
+
+
+#: What stays behind when a model is pickled.
+NOT_PICKLED = ("api_key", "default_headers", "http_client", "http_async_client")
+
+
+def checked_address(values: Mapping[str, Any]) -> dict[str, Any]:
+    """base_url without the credentials in it, which become a header."""
+    if values.get("base_url") is None:
+        return {}
+    shown, authorisation = without_credentials(values["base_url"])
+    if authorisation is None:
+        return {"base_url": shown}
+    if values.get("api_key"):
+        raise OptionError("base_url holds a user name and password and api_key is given; give one of them")
+    headers = {**(values.get("default_headers") or {}), "Authorization": authorisation}
+    return {"base_url": shown, "default_headers": headers, "api_key": None}
 
 
 def secret(value: str | None) -> SecretStr | None:

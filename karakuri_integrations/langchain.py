@@ -26,6 +26,7 @@ from typing_extensions import override
 from . import __version__
 from ._langchain_errors import core_errors
 from ._langchain_fields import (
+    NOT_PICKLED,
     OUTPUT_FIELDS,
     call_options,
     checked_fields,
@@ -103,10 +104,29 @@ class ChatKarakuri(BaseChatModel):
         overflow: "error" | "drop_oldest_turns"
             What happens to a conversation that does not fit the window. Dropped messages are listed (by index) in
             `response_metadata["dropped_messages"]`.
-        api_key, max_retries
-            For remote transports only, which this version does not have. api_key is read from `KARAKURI_API_KEY`.
-        base_url
-            An UnsupportedError in this version.
+
+    Key init args: remote endpoint params:
+        base_url: str | list[str] | None
+            The address of a server, with or without `/v1`; a list shares the calls over several. A user name and
+            password in it are sent as Basic authorisation and shown nowhere.
+        server: str | None
+            The kind of server, such as "vllm" or "llama.cpp"; None asks it once.
+        api_key: SecretStr | None
+            Sent as a Bearer token; read from `KARAKURI_API_KEY` where it is not given. Never pickled.
+        default_headers: dict[str, str] | None
+            Sent with every request; the values are kept as secrets, and never pickled.
+        max_retries: int
+            Further tries (2 by default) while the reply has not begun.
+        timeouts: dict[str, float] | None
+            Seconds, of `connect` (5), `pool` (10), `first_token` (600) and `idle` between two events (120); `timeout`
+            is the whole call's.
+        tokenizer: str | None
+            A tokenizer.json, its folder or a hub id: prompts go as token ids where the server takes them, and
+            tokens are counted here.
+        extra_body: dict[str, Any] | None
+            Merged into every request's body.
+        http_client, http_async_client
+            A urllib3.PoolManager and an aiohttp.ClientSession of your own.
 
     Instantiate:
         ```python
@@ -175,9 +195,10 @@ class ChatKarakuri(BaseChatModel):
         AttributeConfigError: an unknown dial or a value that is not an integer 0 to 4.
         MessageError: a conversation that cannot be rendered; `.index` says where.
         UnknownModelError: no prompt family is known for the model.
-        UnsupportedError: tools, structured output, base_url.
+        UnsupportedError: tools, structured output.
         ContextOverflowError: the prompt, or the prompt and max_tokens, exceed the window.
         EngineError: loading or generating failed; `.partial_text` holds what had arrived.
+        RemoteError: the endpoint failed; its subclasses say how, `.status` and `.server_text` what it said.
 
         All are in `karakuri_integrations.errors` and are langchain-core's `ModelError`s as well.
     """
@@ -188,7 +209,7 @@ class ChatKarakuri(BaseChatModel):
 
     model: str | None = None
     engine: Any = None
-    base_url: str | None = None
+    base_url: str | list[str] | None = None
     api_key: SecretStr | None = Field(default_factory=secret_from_env("KARAKURI_API_KEY", default=None))
     max_retries: int = Field(default=2, ge=0, strict=True)
     timeout: float | None = None
@@ -215,6 +236,13 @@ class ChatKarakuri(BaseChatModel):
     revision: str | None = None
     cache_dir: str | None = None
     local_files_only: bool = False
+    server: str | None = None
+    default_headers: dict[str, SecretStr] | None = Field(default=None, repr=False)
+    timeouts: dict[str, float] | None = None
+    tokenizer: str | None = None
+    extra_body: dict[str, Any] | None = None
+    http_client: Any = Field(default=None, repr=False, exclude=True)
+    http_async_client: Any = Field(default=None, repr=False, exclude=True)
 
     _open: AsyncExitStack | None = PrivateAttr(default=None)
 
@@ -382,6 +410,16 @@ class ChatKarakuri(BaseChatModel):
         with core_errors():
             self._provider().engine().close()
 
+    def __getstate__(self) -> dict[Any, Any]:
+        """As pydantic pickles, without key, headers and clients: no secret leaves the process in a pickle."""
+        state = super().__getstate__()
+        state["__dict__"] = {**state["__dict__"], **dict.fromkeys(NOT_PICKLED)}
+        return state
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__["api_key"] = secret_from_env("KARAKURI_API_KEY", default=None)()
+
     # --- what LangChain reports, caches and stores ---
 
     @property
@@ -396,7 +434,7 @@ class ChatKarakuri(BaseChatModel):
         provider = self._provider()
         engine = provider.engine()
         return {
-            "model": engine.model,
+            "model": provider.model_at_hand(),
             "engine": _described(engine),
             "attributes": dict(provider.own_attributes),
             **{name: getattr(self, name) for name in (*SAMPLING_FIELDS, *OUTPUT_FIELDS)},
@@ -422,7 +460,7 @@ class ChatKarakuri(BaseChatModel):
         params = super()._get_ls_params(stop=self.stop if stop is None else stop, **kwargs)
         params["ls_provider"] = PROVIDER
         if not isinstance(kwargs.get("model"), str):
-            params["ls_model_name"] = self._provider().engine().model
+            params["ls_model_name"] = self._provider().model_at_hand() or ""
         return params
 
     @override
@@ -431,7 +469,7 @@ class ChatKarakuri(BaseChatModel):
         engine = provider.engine()
         # Of an unknown hub model only a download would tell; nothing is downloaded at construction.
         window = engine.context_window if provider.family_at_hand() else self.context_window
-        return model_profile(engine.model, window)
+        return model_profile(provider.model_at_hand() or "", window)
 
     @classmethod
     @override

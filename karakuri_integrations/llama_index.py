@@ -29,7 +29,9 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, Valid
 
 from ._llama_index_calls import Plan, acloses, acollect, astream, closes, collect, stream
 from ._llama_index_fields import (
+    NOT_PICKLED,
     can_pickle,
+    checked_address,
     checked_path,
     checked_text,
     first_error,
@@ -75,7 +77,8 @@ class KarakuriLLM(FunctionCallingLLM):
             print(item.delta, end="")
         ```
 
-        The real model, in 4 bits on this machine: `KarakuriLLM(model="karakuri-ai/karakuri-lm-70b-chat-v0.1")`.
+        The real model, in 4 bits on this machine: `KarakuriLLM(model="karakuri-ai/karakuri-lm-70b-chat-v0.1")`; on a
+    server: the same with `base_url="http://host:8000/v1"`.
         One loaded model for both frameworks: `KarakuriLLM(engine=engine)`.
 
     **Attributes.** Weakest first: the constructor's, the call's, the user message's own (`additional_kwargs`, flat or
@@ -105,7 +108,8 @@ class KarakuriLLM(FunctionCallingLLM):
         OptionError: an unknown field (the near one is named), a value out of range, or fields that exclude each other.
         AttributeConfigError: attributes or bounds that are not valid.
         UnknownModelError: an unknown `template`; a model of no known family is refused when it is first used.
-        UnsupportedError: `base_url`, tools; this version does not have them.
+        UnsupportedError: tools; this version does not have them.
+        RemoteError: the endpoint failed; `.partial_text` holds what had arrived.
     """
 
     model_config = ConfigDict(
@@ -114,13 +118,15 @@ class KarakuriLLM(FunctionCallingLLM):
 
     model: str | None = Field(default=None, description="Model id or folder; None is the model that ships here.")
     engine: Any = Field(default=None, repr=False, description="An engine that answers; excludes model and base_url.")
-    base_url: str | None = Field(default=None, description="A remote endpoint (also api_base); not in this version.")
+    base_url: str | list[str] | None = Field(
+        default=None, description="The address of a server (also api_base), or several of the same model."
+    )
     api_key: SecretStr | None = Field(
         default_factory=lambda: secret(os.environ.get("KARAKURI_API_KEY")),
         exclude=True,
         description="For remote endpoints only, or the environment variable KARAKURI_API_KEY.",
     )
-    max_retries: int = Field(default=2, ge=0, description="For remote endpoints only.")
+    max_retries: int = Field(default=2, ge=0, description="Further tries, for remote endpoints only.")
     timeout: float | None = Field(default=None, description="Seconds for a whole call; None is without limit.")
     attributes: dict[str, int] | None = Field(default=None, description="Steering attributes, integers 0 to 4.")
     temperature: float = Field(default=0.0, description="0 is greedy.")
@@ -144,6 +150,17 @@ class KarakuriLLM(FunctionCallingLLM):
     revision: str | None = Field(default=None, description="Commit of the model to download.")
     cache_dir: str | None = Field(default=None, description="Where downloads are kept.")
     local_files_only: bool = Field(default=False, description="Never download.")
+    server: str | None = Field(default=None, description="The kind of server, such as vllm; None asks it once.")
+    default_headers: dict[str, SecretStr] | None = Field(
+        default=None, repr=False, exclude=True, description="Sent with every request; the values are secrets."
+    )
+    timeouts: dict[str, float] | None = Field(
+        default=None, description="Seconds: connect 5, pool 10, first_token 600, idle 120."
+    )
+    tokenizer: str | None = Field(default=None, description="A tokenizer.json or hub id for a remote model.")
+    extra_body: dict[str, Any] | None = Field(default=None, description="Merged into every request's body.")
+    http_client: Any = Field(default=None, repr=False, exclude=True, description="A urllib3.PoolManager.")
+    http_async_client: Any = Field(default=None, repr=False, exclude=True, description="An aiohttp.ClientSession.")
 
     _model_window: int | None = PrivateAttr(default=None)
 
@@ -178,10 +195,10 @@ class KarakuriLLM(FunctionCallingLLM):
             )
         if data.get("attributes") is not None:
             data["attributes"] = plain_attributes(data["attributes"])
-        for name in ("model", "cache_dir"):
+        for name in ("model", "cache_dir", "tokenizer"):
             if data.get(name) is not None:
                 data[name] = checked_path(data[name], name)
-        return data
+        return {**data, **checked_address(data)}
 
     @classmethod
     def _defaults(cls) -> dict[str, Any]:
@@ -201,7 +218,7 @@ class KarakuriLLM(FunctionCallingLLM):
             num_output=self.max_tokens or max(1, (self.context_window or window) // 16),
             is_chat_model=True,
             is_function_calling_model=False,
-            model_name=provider.engine().model,
+            model_name=provider.model_at_hand() or "unknown",
         )
 
     def to_payload(self) -> dict[str, Any]:
@@ -398,8 +415,13 @@ class KarakuriLLM(FunctionCallingLLM):
     def __getstate__(self) -> dict[str, Any]:
         """As LlamaIndex pickles, but what it leaves out stays in this object, and the engine is never left out."""
         state: dict[Any, Any] = BaseModel.__getstate__(self)
-        state["__dict__"] = {name: value for name, value in self.__dict__.items() if can_pickle(name, value)}
+        kept = {**self.__dict__, **dict.fromkeys(NOT_PICKLED)}
+        state["__dict__"] = {name: value for name, value in kept.items() if can_pickle(name, value)}
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__["api_key"] = secret(os.environ.get("KARAKURI_API_KEY"))
 
 
 class _OwnTemplate:

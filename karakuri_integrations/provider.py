@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, cast
 
 from .attributes import AttributeLike, AttributePolicy, SteeringAttributes, carried_attributes
 from .conversation import Delta, Message, Prompt, Request, Sampling
@@ -20,7 +20,16 @@ from .errors import AttributeConfigError, OptionError, UnsupportedError
 from .generation import Engine, astream, stream
 from .templates import TemplateTokens, family_of_model, parse_raw, render
 
-__all__ = ["CALL_OPTIONS", "SAMPLING_FIELDS", "Call", "EngineFields", "OverflowPolicy", "Provider", "open_engine"]
+__all__ = [
+    "CALL_OPTIONS",
+    "SAMPLING_FIELDS",
+    "Call",
+    "EngineFields",
+    "OverflowPolicy",
+    "Provider",
+    "open_engine",
+    "without_credentials",
+]
 
 OverflowPolicy: TypeAlias = Literal["error", "drop_oldest_turns"]
 
@@ -50,7 +59,7 @@ class EngineFields:
 
     model: str | None = None
     engine: Engine | None = None
-    base_url: str | None = None
+    base_url: str | Sequence[str] | None = None
     template: str | None = None
     quantization: str = "nf4"
     device: str = "auto"
@@ -58,31 +67,38 @@ class EngineFields:
     cache_dir: str | None = None
     local_files_only: bool = False
     context_window: int | None = None
+    server: str | None = None
+    api_key: Any = field(default=None, repr=False)
+    default_headers: Mapping[str, Any] | None = field(default=None, repr=False)
+    max_retries: int = 2
+    timeouts: Mapping[str, float] | None = None
+    tokenizer: str | None = None
+    extra_body: Mapping[str, Any] | None = field(default=None, repr=False)
+    http_client: Any = field(default=None, repr=False)
+    http_async_client: Any = field(default=None, repr=False)
 
+
+#: Fields of remote endpoints that are wrong without one. api_key and max_retries exist for every model.
+_REMOTE: Final = (
+    "server", "default_headers", "timeouts", "tokenizer", "extra_body", "http_client", "http_async_client",
+)  # fmt: skip
+
+#: Fields of local models that are wrong with a remote endpoint.
+_LOCAL: Final = ("quantization", "device", "revision", "cache_dir", "local_files_only")
 
 #: What an engine that was given has decided already.
-_EXCLUDED: Final = (
-    "base_url",
-    "model",
-    "template",
-    "revision",
-    "quantization",
-    "device",
-    "cache_dir",
-    "local_files_only",
-)
+_EXCLUDED: Final = ("base_url", "model", "template", *_LOCAL, *_REMOTE)
 
 
 def open_engine(fields: EngineFields) -> Engine:
-    """The engine for these fields: the one given, or a LocalEngine handle. Nothing is loaded or contacted.
+    """The engine for these fields: the one given, or a LocalEngine or RemoteEngine handle. Nothing is loaded or contacted.
 
     Raises:
-        OptionError: `engine` together with a field that says which engine.
-        UnsupportedError: `base_url`, which this version cannot serve.
+        OptionError: fields that exclude each other, such as `engine` and one that says which engine.
         UnknownModelError: no template is known for the model.
     """
     if fields.engine is not None:
-        other = next((n for n in _EXCLUDED if getattr(fields, n) != getattr(EngineFields, n)), None)
+        other = _first_set(fields, _EXCLUDED)
         if other:
             raise OptionError(f"engine= and {other}= exclude each other: the engine already says what answers")
         if not callable(getattr(fields.engine, "astream", None)):
@@ -96,11 +112,51 @@ def open_engine(fields: EngineFields) -> Engine:
             )
         return fields.engine
     if fields.base_url is not None:
-        raise UnsupportedError(
-            "base_url: remote endpoints are not part of this version; leave it out to run the model locally, "
-            "or pass engine= with an engine of your own"
-        )
+        return _remote_engine(fields)
+    other = _first_set(fields, _REMOTE)
+    if other:
+        raise OptionError(f"{other}= belongs to a remote endpoint; give base_url= too, or leave it out")
     return _local_engine(fields)
+
+
+def _first_set(fields: EngineFields, names: Sequence[str]) -> str | None:
+    return next((name for name in names if getattr(fields, name) != getattr(EngineFields, name)), None)
+
+
+def _remote_engine(fields: EngineFields) -> Engine:
+    from .engines.remote import RemoteEngine
+
+    other = _first_set(fields, _LOCAL)
+    if other:
+        raise OptionError(f"{other}= belongs to a local model; with base_url= the server decides it")
+    return RemoteEngine(
+        cast("str", fields.base_url),
+        fields.model,
+        server=fields.server,
+        template=fields.template,
+        api_key=_plain(fields.api_key),
+        default_headers={name: _plain(value) or "" for name, value in (fields.default_headers or {}).items()},
+        tokenizer=fields.tokenizer,
+        context_window=fields.context_window,
+        max_retries=fields.max_retries,
+        timeouts=fields.timeouts,
+        extra_body=fields.extra_body,
+        http_client=fields.http_client,
+        http_async_client=fields.http_async_client,
+    )
+
+
+def _plain(secret: Any) -> str | None:
+    """A secret's text, whether it is wrapped (as pydantic's SecretStr) or not."""
+    unwrap = getattr(secret, "get_secret_value", None)
+    return cast("str | None", unwrap() if unwrap is not None else secret)
+
+
+def without_credentials(base_url: Any) -> tuple[Any, str | None]:
+    """base_url as it may be shown, and the Authorization header of the user name and password in it."""
+    from .engines.addresses import split_credentials
+
+    return split_credentials(base_url)
 
 
 def _local_engine(fields: EngineFields) -> Engine:
@@ -256,6 +312,11 @@ class Provider:
         if getattr(engine, "embedded", False):
             _demo_notice()
         return engine
+
+    def model_at_hand(self, model: str | None = None) -> str | None:
+        """The model's id, where it can be told without asking a server."""
+        engine = self.engine(model)
+        return cast("str | None", engine.known_model if hasattr(engine, "known_model") else engine.model)
 
     def family_at_hand(self, model: str | None = None) -> bool:
         """Whether the prompt family is known without asking a hub for the checkpoint's configuration."""

@@ -113,8 +113,12 @@ def test_open_engine_says_what_excludes_what() -> None:
     assert open_engine(EngineFields(engine=engine)) is engine
     with pytest.raises(OptionError, match="exclude each other"):
         open_engine(EngineFields(engine=engine, base_url="http://localhost"))
-    with pytest.raises(UnsupportedError, match="remote"):
-        open_engine(EngineFields(base_url="http://localhost"))
+    with pytest.raises(OptionError, match="belongs to a local model"):
+        open_engine(EngineFields(base_url="http://localhost", quantization="bf16"))
+    with pytest.raises(OptionError, match="give base_url="):
+        open_engine(EngineFields(server="vllm"))
+    with pytest.raises(OptionError, match="http or https address"):
+        open_engine(EngineFields(base_url="localhost:8000"))
     with pytest.raises(UnknownModelError, match="karakuri-lm-70b-chat"):
         ScriptedEngine([], model="gpt-2")
     assert copy.deepcopy(engine) is engine

@@ -1,4 +1,4 @@
-"""The engines, loaded on first use: LocalEngine, ScriptedEngine."""
+"""The engines, loaded on first use: LocalEngine, RemoteEngine, ScriptedEngine."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .local import LocalEngine
+    from .remote import RemoteEngine
     from .scripted import ScriptedEngine
 
-__all__ = ["LocalEngine", "ScriptedEngine"]
+__all__ = ["LocalEngine", "RemoteEngine", "ScriptedEngine"]
 
-_HOMES = {"LocalEngine": "local", "ScriptedEngine": "scripted"}
+_HOMES = {"LocalEngine": "local", "RemoteEngine": "remote", "ScriptedEngine": "scripted"}
 
 
 def __getattr__(name: str) -> Any:

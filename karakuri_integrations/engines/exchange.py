@@ -30,12 +30,13 @@ from ..errors import (
     ServerFaultError,
     StreamInterruptedError,
 )
+from .addresses import origin_of
 from .http import Limits, timed_out
 from .retrying import retry_after
 from .servers import Event, Server, error_of, overflow_in, reason_of
 from .sse import EventTooLarge, Lines, Raw, ServerSentEvents
 
-__all__ = ["ERROR_BODY", "Exchange", "Private", "origin_of", "secrets_of"]
+__all__ = ["ERROR_BODY", "Exchange", "Private", "secrets_of"]
 
 _log = logging.getLogger("karakuri_integrations")
 
@@ -76,19 +77,6 @@ def _echoes(text: str, prompt: str) -> bool:
     if len(prompt) <= _ECHO:
         return len(prompt) >= 4 and prompt in text
     return any(text[at : at + _ECHO] in prompt for at in range(len(text) - _ECHO + 1))
-
-
-def origin_of(url: str) -> str:
-    """Scheme, host and port of a URL, without user, path and query."""
-    from urllib.parse import urlsplit
-
-    parts = urlsplit(url)
-    host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname or ""
-    try:
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        port = ""
-    return f"{parts.scheme}://{host}{port}" if host else ""
 
 
 @dataclass(eq=False)
@@ -149,7 +137,9 @@ class Exchange:
             return False
         kind = (headers.get("content-type") or "").split(";")[0].strip().lower()
         if (headers.get("content-encoding") or "identity").lower() != "identity":
-            raise self._protocol(f"is compressed ({self._quoted(headers['content-encoding'])}), which was not asked for")
+            raise self._protocol(
+                f"is compressed ({self._quoted(headers['content-encoding'])}), which was not asked for"
+            )
         if self.framing is not None:
             self._decoder = self.framing()
         elif kind == "application/json" and self.server.framing == "sse":
@@ -265,7 +255,9 @@ class Exchange:
         if reason is None and str(word) in _BAD_REASONS:
             raise self._server_error(f"finish_reason {word}", str(word))
         if reason is None:
-            _log.warning("the server ended the reply with the unknown finish reason %r; it counts as stop", str(word)[:40])
+            _log.warning(
+                "the server ended the reply with the unknown finish reason %r; it counts as stop", str(word)[:40]
+            )
         return reason or "stop"
 
     def _last_word(self) -> None:

@@ -25,7 +25,6 @@ from ..errors import (
     MissingDependencyError,
     OptionError,
     RemoteConnectionError,
-    RemoteError,
     RemoteTimeoutError,
     StreamInterruptedError,
 )
@@ -70,7 +69,9 @@ class Limits:
 def timed_out(stage: str, seconds: float) -> RemoteTimeoutError:
     """The error of a time limit."""
     knob = "timeout=" if stage == "total" else f'timeouts={{"{stage}": ...}}'
-    error = RemoteTimeoutError(f"the endpoint took longer than {seconds:g} s ({stage}); raise {knob} if it is only slow")
+    error = RemoteTimeoutError(
+        f"the endpoint took longer than {seconds:g} s ({stage}); raise {knob} if it is only slow"
+    )
     error.stage = stage
     return error
 
@@ -205,7 +206,9 @@ class SyncResponse:
         self._response.release_conn()
 
 
-def open_(request: HttpRequest, limits: Limits, seconds: float, client: urllib3.PoolManager | None = None) -> SyncResponse:
+def open_(
+    request: HttpRequest, limits: Limits, seconds: float, client: urllib3.PoolManager | None = None
+) -> SyncResponse:
     """Send a request and wait up to `seconds` for the headers of the answer.
 
     Raises:
@@ -381,8 +384,6 @@ async def aopen(
     except (aiohttp.ClientError, OSError) as error:
         raise _unreachable(error) from error
     return AsyncResponse(response)
-
-
 
 
 def close_all() -> None:

@@ -8,7 +8,6 @@ Handles are cheap and hold no connection; what is learned of a server and how it
 from __future__ import annotations
 
 import asyncio
-import base64
 import functools
 import json
 import os
@@ -20,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from .. import __version__
 from ..conversation import CONTROL_TEXTS, Control, Piece, Prompt, Sampling
@@ -38,8 +37,9 @@ from ..errors import (
 )
 from ..reply import Unescape
 from ..templates import Family, family_of_model, family_of_template, unknown_model
+from .addresses import Address, addresses_of, basic_authorisation, origin_of
 from .balancing import Endpoint, Endpoints
-from .exchange import ERROR_BODY, Exchange, Private, origin_of, secrets_of
+from .exchange import ERROR_BODY, Exchange, Private, secrets_of
 from .http import AsyncResponse, HttpRequest, Limits, SyncResponse, aopen, close_all, open_
 from .retrying import backoff, may_retry, retry_after
 from .servers import SERVERS, Ask, Recognised, Server, server_of
@@ -88,40 +88,7 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)
 
 
-# --- addresses and keys ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Address:
-    """A base_url without `/v1`, and the user name and password that stood in it."""
-
-    root: str
-    credentials: str = ""
-
-
-def _address(url: object) -> _Address:
-    if not isinstance(url, str) or not url.strip():
-        raise OptionError("base_url must be the http or https address of a server, such as http://localhost:8000/v1")
-    parts = urlsplit(url.strip())
-    try:
-        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
-    except ValueError:
-        good = False
-    if not good or parts.query or parts.fragment:
-        raise OptionError(
-            "base_url must be an http or https address without query and fragment, such as http://localhost:8000/v1"
-        )
-    path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
-    credentials = ""
-    if parts.username is not None or parts.password is not None:
-        credentials = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-    return _Address(origin_of(url.strip()) + path, credentials)
-
-
-def _addresses(base_url: str | Sequence[str]) -> list[_Address]:
-    if not isinstance(base_url, str) and not base_url:
-        raise OptionError("base_url is an empty list; give at least one address")
-    return [_address(one) for one in ([base_url] if isinstance(base_url, str) else base_url)]
+# --- arguments ------------------------------------------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=256)
@@ -139,7 +106,9 @@ def _limits(timeouts: Mapping[str, Any] | Limits | None) -> Limits:
     names = [one.name for one in fields(Limits) if one.name != "total"]
     for name, value in timeouts.items():
         if name not in names:
-            raise OptionError(f"timeouts has no {name[:40]!r}; it has {', '.join(names)}, and timeout= is the whole call's")
+            raise OptionError(
+                f"timeouts has no {name[:40]!r}; it has {', '.join(names)}, and timeout= is the whole call's"
+            )
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise OptionError(f"timeouts[{name!r}] must be seconds above 0, got {value!r:.40}")
     return Limits(**{name: float(value) for name, value in timeouts.items()})
@@ -203,7 +172,7 @@ class RemoteEngine:
         http_client: Any = None,
         http_async_client: Any = None,
     ) -> None:
-        addresses = _addresses(base_url)
+        addresses = addresses_of(base_url)
         self._urls = tuple(one.root for one in addresses)
         self._model = model
         self._named = server_of(server) if server is not None else None
@@ -218,7 +187,7 @@ class RemoteEngine:
         if model is not None and self._template is None and family_of_model(model) is None:
             raise unknown_model(model)
 
-    def _authorise(self, addresses: list[_Address], api_key: str | None) -> None:
+    def _authorise(self, addresses: list[Address], api_key: str | None) -> None:
         credentials = {one.credentials for one in addresses if one.credentials}
         if len(credentials) > 1 or (credentials and api_key):
             raise OptionError(
@@ -226,10 +195,11 @@ class RemoteEngine:
                 "so give one of them"
             )
         if api_key and (not api_key.isascii() or any(ord(one) <= 32 for one in api_key)):
-            raise OptionError("api_key holds a blank or a character that no key has; was it read from a file with its line end?")
+            raise OptionError(
+                "api_key holds a blank or a character that no key has; was it read from a file with its line end?"
+            )
         if credentials:
-            coded = base64.b64encode(credentials.pop().encode()).decode()
-            self._own_headers["Authorization"] = f"Basic {coded}"
+            self._own_headers["Authorization"] = basic_authorisation(credentials.pop())
         elif api_key:
             self._own_headers.setdefault("Authorization", f"Bearer {api_key}")
         secrets = [part for one in addresses for part in (one.credentials, *one.credentials.split(":"))]
@@ -251,6 +221,12 @@ class RemoteEngine:
         return self._model if self._model is not None else self._sole_model()
 
     @property
+    def known_model(self) -> str | None:
+        """As `model`, where it can be told without asking the server; else None."""
+        found = self._state().found
+        return self._model or (found.models[0] if found is not None and len(found.models) == 1 else None)
+
+    @property
     def family(self) -> Family:
         """The prompt family, by `template` or the model's id."""
         if self._template is not None:
@@ -263,7 +239,7 @@ class RemoteEngine:
     @property
     def family_known(self) -> bool:
         """Whether `family` can be told without asking the server."""
-        return self._template is not None or self._model is not None
+        return self._template is not None or self.known_model is not None
 
     @property
     def context_window(self) -> int:
@@ -402,7 +378,7 @@ class RemoteEngine:
         if server is None or (self._model is None and self._state().found is None):
             return True
         counts = server.needs_max_tokens and sampling.max_tokens is None
-        return counts and self._tokenizer is None or self._tokenizer is not None and not _loaded(self._tokenizer)
+        return (counts and self._tokenizer is None) or (self._tokenizer is not None and not _loaded(self._tokenizer))
 
     def _call(self, prompt: Prompt, sampling: Sampling) -> _Call:
         """Everything that can be wrong before anything is sent."""
@@ -489,7 +465,9 @@ class RemoteEngine:
     def _probed(self, path: str) -> tuple[int, Any]:
         status, answer = self._fetch("GET", path)
         if status in (401, 403):
-            raise Exchange(SERVERS["openai"], self._urls[0] + path, self._limits, self._private(None)).refused(status, answer)
+            raise Exchange(SERVERS["openai"], self._urls[0] + path, self._limits, self._private(None)).refused(
+                status, answer
+            )
         try:
             return status, json.loads(answer)
         except ValueError:
@@ -499,9 +477,13 @@ class RemoteEngine:
         """One small request to the first endpoint that answers."""
         last: RemoteError | None = None
         for url in self._urls:
-            exchange = Exchange(SERVERS["openai"], url + path, replace(self._limits, first_token=_ASKING), self._private(None))
+            exchange = Exchange(
+                SERVERS["openai"], url + path, replace(self._limits, first_token=_ASKING), self._private(None)
+            )
             try:
-                response = open_(HttpRequest(method, url + path, self._request_headers(), body), self._limits, _ASKING, self._client)
+                response = open_(
+                    HttpRequest(method, url + path, self._request_headers(), body), self._limits, _ASKING, self._client
+                )
                 try:
                     return response.status, _all(response, 16 * 1024 * 1024)
                 finally:
@@ -699,7 +681,9 @@ def _load_tokens(source: str) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise MissingDependencyError('tokenizer= needs tokenizers: pip install "karakuri-integrations[remote]"') from error
+        raise MissingDependencyError(
+            'tokenizer= needs tokenizers: pip install "karakuri-integrations[remote]"'
+        ) from error
     from .tokens import Tokens
 
     file = os.path.join(source, "tokenizer.json") if os.path.isdir(source) else source

@@ -97,9 +97,14 @@ def test_an_engine_must_be_one() -> None:
 
 
 @pytest.mark.parametrize("name", ["base_url", "api_base"])
-def test_remote_endpoints_are_refused_at_construction(name: str) -> None:
-    with pytest.raises(UnsupportedError, match="base_url"):
-        KarakuriLLM(model=REAL, **{name: "http://user:secret@host"})
+def test_credentials_in_an_address_are_kept_out_of_sight(name: str) -> None:
+    llm = KarakuriLLM(model=REAL, **{name: "http://user:secret@localhost:8000/v1"})
+    assert llm.base_url == "http://localhost:8000"
+    assert llm.default_headers is not None
+    assert llm.default_headers["Authorization"].get_secret_value().startswith("Basic ")
+    assert "secret@" not in repr(llm)
+    with pytest.raises(OptionError, match="give one of them"):
+        KarakuriLLM(model=REAL, api_key="k", **{name: "http://user:secret@localhost"})
 
 
 def test_other_errors_do_not_show_values() -> None:
