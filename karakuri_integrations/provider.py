@@ -91,7 +91,7 @@ _EXCLUDED: Final = ("base_url", "model", "template", *_LOCAL, *_REMOTE)
 
 
 def open_engine(fields: EngineFields) -> Engine:
-    """The engine for these fields: the one given, or a LocalEngine or RemoteEngine handle. Nothing is loaded or contacted.
+    """The engine for these fields: the one given, a LocalEngine or a RemoteEngine. Nothing is loaded or contacted.
 
     Raises:
         OptionError: fields that exclude each other, such as `engine` and one that says which engine.

@@ -34,7 +34,7 @@ from .addresses import origin_of
 from .http import Limits, timed_out
 from .retrying import retry_after
 from .servers import Event, Server, error_of, overflow_in, reason_of
-from .sse import EventTooLarge, Lines, Raw, ServerSentEvents
+from .sse import EventTooLargeError, Lines, Raw, ServerSentEvents
 
 __all__ = ["ERROR_BODY", "Exchange", "Private", "secrets_of"]
 
@@ -186,7 +186,7 @@ class Exchange:
             return self._end()
         try:
             return self._events(self._decoder.push(chunk))
-        except EventTooLarge:
+        except EventTooLargeError:
             raise self._protocol("holds one event of more than 8 MiB") from None
 
     def cut(self, error: BaseException) -> RemoteError | None:

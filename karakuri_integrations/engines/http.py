@@ -1,7 +1,7 @@
 """The HTTP layer: one request, one stream of bytes back; sync by urllib3, async by aiohttp. No retries, no redirects.
 
-Why these two: a reply of n tokens is n small reads, so what counts is the CPU per read. aiohttp parses in C and costs
-about a third of httpx, h11's parser being Python; the comparison is `cookbook/remote/cost.py`. aiohttp has no sync half,
+Why these two: a reply of n tokens is n small reads, so what counts is the CPU per read. aiohttp parses in C and costs a
+fraction of httpx, whose parser is Python; the comparison is `cookbook/remote/cost.py`. aiohttp has no sync half, and
 urllib3 is the sync client with the least code between socket and caller. Both are pooled: one async session per event
 loop, closed together with it; one sync pool per process, made anew after fork (the inherited one is left alone, since
 closing it would end the parent's TLS sessions).
@@ -248,8 +248,8 @@ def _late(stage: str, limit: float, seconds: float) -> BaseException:
 
 # --- async: aiohttp -------------------------------------------------------------------------------------------------
 
-#: (process, session, what keeps the session's closing with its loop alive). A session refers to its loop, so entries are
-#: taken out by hand.
+#: (process, session, what closes the session with its loop). A session refers to its loop, so entries are taken out
+#: by hand.
 _sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, Any, Any]] = weakref.WeakKeyDictionary()
 
 
@@ -410,7 +410,7 @@ _closing: set[asyncio.Task[None]] = set()
 
 
 def _after_fork() -> None:
-    """In a forked child: the lock may be held by a thread that is not there; the parent's connections are left alone."""
+    """In a forked child: the lock may be held by a thread that is not there; the parent's connections are left."""
     global _lock, _sync
     _inherited.extend([_sync, *_sessions.values()])
     _lock, _sync = threading.Lock(), None

@@ -40,7 +40,7 @@ from ..templates import Family, family_of_model, family_of_template, unknown_mod
 from .addresses import Address, addresses_of, basic_authorisation, origin_of
 from .balancing import Endpoint, Endpoints
 from .exchange import ERROR_BODY, Exchange, Private, secrets_of
-from .http import AsyncResponse, HttpRequest, Limits, SyncResponse, aopen, close_all, open_
+from .http import INSTALL_HINT, AsyncResponse, HttpRequest, Limits, SyncResponse, aopen, close_all, open_
 from .retrying import backoff, may_retry, retry_after
 from .servers import SERVERS, Ask, Recognised, Server, server_of
 
@@ -436,8 +436,7 @@ class RemoteEngine:
         try:
             return read(json.loads(answer))
         except (AttributeError, KeyError, TypeError, ValueError):
-            exchange = Exchange(server, self._urls[0] + path, self._limits, self._private(None))
-            raise exchange.refused(status, answer) from None
+            raise self._small(self._urls[0] + path).refused(status, answer) from None
 
     # --- asking a server what it is ---
 
@@ -465,9 +464,7 @@ class RemoteEngine:
     def _probed(self, path: str) -> tuple[int, Any]:
         status, answer = self._fetch("GET", path)
         if status in (401, 403):
-            raise Exchange(SERVERS["openai"], self._urls[0] + path, self._limits, self._private(None)).refused(
-                status, answer
-            )
+            raise self._small(self._urls[0] + path).refused(status, answer)
         try:
             return status, json.loads(answer)
         except ValueError:
@@ -477,13 +474,9 @@ class RemoteEngine:
         """One small request to the first endpoint that answers."""
         last: RemoteError | None = None
         for url in self._urls:
-            exchange = Exchange(
-                SERVERS["openai"], url + path, replace(self._limits, first_token=_ASKING), self._private(None)
-            )
+            exchange, request = self._small(url + path), HttpRequest(method, url + path, self._request_headers(), body)
             try:
-                response = open_(
-                    HttpRequest(method, url + path, self._request_headers(), body), self._limits, _ASKING, self._client
-                )
+                response = open_(request, self._limits, _ASKING, self._client)
                 try:
                     return response.status, _all(response, 16 * 1024 * 1024)
                 finally:
@@ -494,6 +487,11 @@ class RemoteEngine:
                 last = exchange.signed(error)
         assert last is not None  # noqa: S101  # there is at least one url
         raise last
+
+    def _small(self, url: str) -> Exchange:
+        """An exchange for the errors of a small request."""
+        limits = replace(self._limits, first_token=_ASKING)
+        return Exchange(SERVERS["openai"], url, limits, Private(self._secrets))
 
     # --- shared ---
 
@@ -507,9 +505,8 @@ class RemoteEngine:
             **self._own_headers,
         }
 
-    def _private(self, prompt: Prompt | None) -> Private:
-        texts = tuple(one for one in prompt.segments if isinstance(one, str)) if prompt else ()
-        return Private(self._secrets, texts)
+    def _private(self, prompt: Prompt) -> Private:
+        return Private(self._secrets, tuple(one for one in prompt.segments if isinstance(one, str)))
 
     def close(self) -> None:
         """Close the idle connections of this process; the next call opens new ones."""
@@ -681,9 +678,7 @@ def _load_tokens(source: str) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise MissingDependencyError(
-            'tokenizer= needs tokenizers: pip install "karakuri-integrations[remote]"'
-        ) from error
+        raise MissingDependencyError(f"tokenizer= needs tokenizers: {INSTALL_HINT}") from error
     from .tokens import Tokens
 
     file = os.path.join(source, "tokenizer.json") if os.path.isdir(source) else source

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final, TypeAlias
 
-__all__ = ["EventTooLarge", "Lines", "Raw", "ServerSentEvents"]
+__all__ = ["EventTooLargeError", "Lines", "Raw", "ServerSentEvents"]
 
 _BOM: Final = b"\xef\xbb\xbf"
 _LIMIT: Final = 8 * 1024 * 1024
@@ -19,7 +19,7 @@ _LIMIT: Final = 8 * 1024 * 1024
 Raw: TypeAlias = tuple[str, bytes]
 
 
-class EventTooLarge(Exception):
+class EventTooLargeError(Exception):
     """One event exceeds the limit in bytes."""
 
 
@@ -49,7 +49,7 @@ class _Reader:
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         head, newline, self._tail = data.rpartition(b"\n")
         if len(self._tail) > self._limit:
-            raise EventTooLarge
+            raise EventTooLargeError
         return head.split(b"\n") if newline else []
 
     def rest(self) -> bytes:
@@ -72,7 +72,7 @@ class ServerSentEvents:
         """The events that this chunk completes.
 
         Raises:
-            EventTooLarge: an event exceeds the limit.
+            EventTooLargeError: an event exceeds the limit.
         """
         found: list[Raw] = []
         for line in self._reader.lines(chunk):
@@ -96,7 +96,7 @@ class ServerSentEvents:
         if name == b"data":
             self._size += len(value)
             if self._size > self._limit:
-                raise EventTooLarge
+                raise EventTooLargeError
             self._data.append(value)
         elif name == b"event":
             self._name = value.decode("utf-8", "replace")[:40]
