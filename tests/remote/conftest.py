@@ -1,0 +1,18 @@
+"""The tools of these tests stand beside them and are used by `cookbook/remote` as well."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from loopback import Loopback  # found by the line above
+
+
+@pytest.fixture
+def loopback() -> Iterator[Loopback]:
+    """A scripted server of this test's own."""
+    with Loopback() as server:
+        yield server
