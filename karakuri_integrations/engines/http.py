@@ -419,4 +419,5 @@ def _after_fork() -> None:
 
 #: The parent's pools and sessions, kept so that no destructor closes their TLS connections under the parent.
 _inherited: list[Any] = []
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_after_fork)

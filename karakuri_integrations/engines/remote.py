@@ -1,133 +1,60 @@
 """RemoteEngine: a served model behind its raw completion route. The prompt is rendered here, so every dial arrives.
 
-Knows the order of things: which server, which endpoint, which try. What a server speaks is in `servers`, what its bytes
-mean in `exchange`, how they travel in `http`, when a try is repeated in `retrying`, which endpoint in `balancing`.
-Handles are cheap and hold no connection; what is learned of a server and how its endpoints do is kept per process.
+Knows what one call needs and runs its tries. What a server speaks is in `servers`, what its bytes mean in `exchange`,
+how they travel in `http`, which try is next in `attempts`. Handles are cheap and hold no connection; what is learned of
+a server is kept per process (`knowledge`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import os
-import threading
 import time
-import uuid
-import warnings
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from .. import __version__
-from ..conversation import CONTROL_TEXTS, Control, Piece, Prompt, Sampling
+from ..conversation import Control, Piece, Prompt, Sampling
 from ..errors import (
     ContextOverflowError,
     MessageError,
     OptionError,
     RemoteConnectionError,
     RemoteError,
-    RemoteStatusError,
-    RemoteTimeoutError,
-    ServerFaultError,
     StreamInterruptedError,
     UnsupportedError,
 )
-from ..reply import Unescape
 from ..templates import Family, family_of_model, family_of_template, unknown_model
 from .addresses import Address, addresses_of, basic_authorisation, origin_of
-from .balancing import Endpoint, Endpoints
+from .attempts import Call, endpoint_failed, raise_unless_whole
 from .exchange import ERROR_BODY, Exchange, Private, secrets_of
-from .http import INSTALL_HINT, AsyncResponse, HttpRequest, Limits, SyncResponse, aopen, close_all, open_
-from .retrying import backoff, may_retry, retry_after
+from .http import AsyncResponse, HttpRequest, Limits, SyncResponse, aopen, close_all, open_
+from .knowledge import Known, known_of
+from .remote_arguments import (
+    checked_extra,
+    checked_headers,
+    checked_limits,
+    checked_retries,
+    checked_window,
+    warn_of_plain_http,
+)
+from .remote_tokens import is_loaded, tokens_of
 from .servers import SERVERS, Ask, Recognised, Server, server_of
 
 __all__ = ["RemoteEngine"]
 
 _ASKING: Final = 10.0
-_OWN_KEYS: Final = frozenset({"prompt", "inputs", "input_ids", "messages", "stream", "raw"})
 _DEFAULT: Final = Sampling()
+_STANDARD: Final = {
+    "Accept": "text/event-stream, application/json",
+    "Accept-Encoding": "identity",
+    "Content-Type": "application/json",
+    "User-Agent": f"karakuri-integrations/{__version__}",
+}
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-# --- what a process knows of its servers ----------------------------------------------------------------------------
-
-
-@dataclass(eq=False)
-class _Known:
-    """One set of addresses: how they do, and what they were found to be."""
-
-    endpoints: Endpoints
-    server: Server | None = None
-    found: Recognised | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
-_known: OrderedDict[tuple[Any, ...], _Known] = OrderedDict()
-_known_lock = threading.Lock()
-
-
-def _known_of(key: tuple[Any, ...], urls: tuple[str, ...]) -> _Known:
-    with _known_lock:
-        found = _known.pop(key, None) or _Known(Endpoints(tuple(Endpoint(url) for url in urls)))
-        _known[key] = found
-        while len(_known) > 256:
-            _known.popitem(last=False)
-        return found
-
-
-def _forget() -> None:
-    """In a forked child: locks may be held by threads that are not there, and counts are the parent's."""
-    global _known_lock
-    _known_lock = threading.Lock()
-    _known.clear()
-
-
-os.register_at_fork(after_in_child=_forget)
-
-
-# --- arguments ------------------------------------------------------------------------------------------------------
-
-
-@functools.lru_cache(maxsize=256)
-def _warn_of_plain_http(origin: str) -> None:
-    warnings.warn(
-        f"the key is sent to {origin} without encryption; use https or a tunnel, or leave the key out",
-        UserWarning,
-        stacklevel=2,
-    )
-
-
-def _limits(timeouts: Mapping[str, Any] | Limits | None) -> Limits:
-    if timeouts is None or isinstance(timeouts, Limits):
-        return timeouts or Limits()
-    names = [one.name for one in fields(Limits) if one.name != "total"]
-    for name, value in timeouts.items():
-        if name not in names:
-            raise OptionError(
-                f"timeouts has no {name[:40]!r}; it has {', '.join(names)}, and timeout= is the whole call's"
-            )
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise OptionError(f"timeouts[{name!r}] must be seconds above 0, got {value!r:.40}")
-    return Limits(**{name: float(value) for name, value in timeouts.items()})
-
-
-def _headers(given: Mapping[str, str] | None) -> dict[str, str]:
-    for name, value in (given or {}).items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise OptionError("default_headers must be text by text")
-        if any(ord(one) < 32 or ord(one) == 127 for one in name + value) or not name.strip():
-            raise OptionError(f"default_headers: {name[:40]!r} or its value holds a character that no header may hold")
-    return dict(given or {})
-
-
-def _extra(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    for name in given or {}:
-        if name in _OWN_KEYS:
-            raise OptionError(f"extra_body cannot set {name!r}: this class writes it")
-    return dict(given or {})
 
 
 class RemoteEngine:
@@ -177,12 +104,12 @@ class RemoteEngine:
         self._model = model
         self._named = server_of(server) if server is not None else None
         self._template = family_of_template(template) if template else None
-        self._max_retries, self._limits = _retries(max_retries), _limits(timeouts)
-        self._window = _window(context_window)
+        self._max_retries, self._limits = checked_retries(max_retries), checked_limits(timeouts)
+        self._window = checked_window(context_window)
         self._tokenizer = os.fspath(tokenizer) if tokenizer is not None else None
-        self._extra = _extra(extra_body)
+        self._extra = checked_extra(extra_body)
         self._client, self._async_client = http_client, http_async_client
-        self._own_headers = _headers(default_headers)
+        self._headers = {**_STANDARD, **checked_headers(default_headers)}
         self._authorise(addresses, api_key)
         if model is not None and self._template is None and family_of_model(model) is None:
             raise unknown_model(model)
@@ -199,15 +126,16 @@ class RemoteEngine:
                 "api_key holds a blank or a character that no key has; was it read from a file with its line end?"
             )
         if credentials:
-            self._own_headers["Authorization"] = basic_authorisation(credentials.pop())
+            self._headers["Authorization"] = basic_authorisation(credentials.pop())
         elif api_key:
-            self._own_headers.setdefault("Authorization", f"Bearer {api_key}")
+            self._headers.setdefault("Authorization", f"Bearer {api_key}")
         secrets = [part for one in addresses for part in (one.credentials, *one.credentials.split(":"))]
-        self._secrets = secrets_of(self._own_headers, [*secrets, api_key or ""])
-        for url in self._urls if self._own_headers else ():
+        own = {name: value for name, value in self._headers.items() if _STANDARD.get(name) != value}
+        self._secrets = secrets_of(own, [*secrets, api_key or ""])
+        for url in self._urls if own else ():
             parts = urlsplit(url)
             if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-                _warn_of_plain_http(origin_of(url))
+                warn_of_plain_http(origin_of(url))
 
     def __repr__(self) -> str:
         server = self._named.name if self._named else None
@@ -249,8 +177,8 @@ class RemoteEngine:
         found = self._state().found
         return (found.context_window if found else None) or self.family.context_window
 
-    def _state(self) -> _Known:
-        return _known_of((self._urls, self._named.name if self._named else None), self._urls)
+    def _state(self) -> Known:
+        return known_of((self._urls, self._named.name if self._named else None), self._urls)
 
     def _server(self) -> Server:
         if self._named is not None:
@@ -286,13 +214,13 @@ class RemoteEngine:
                 yield from call.shown(self._pieces(call, exchange))
                 return
             except RemoteError as error:
-                failed = _endpoint_failed(error)
+                failed = endpoint_failed(error)
                 pause = call.pause(error, exchange)
             finally:
                 call.known.endpoints.give_back(endpoint, failed=failed if not exchange.done else False)
             time.sleep(pause)
 
-    def _pieces(self, call: _Call, exchange: Exchange) -> Iterator[Piece]:
+    def _pieces(self, call: Call, exchange: Exchange) -> Iterator[Piece]:
         response: SyncResponse | None = None
         try:
             try:
@@ -306,9 +234,9 @@ class RemoteEngine:
                 try:
                     chunk = response.read(exchange.wait())
                 except TimeoutError:
-                    _raise(exchange.expired())
+                    raise_unless_whole(exchange.expired())
                 except StreamInterruptedError as error:
-                    _raise(exchange.cut(error), error)
+                    raise_unless_whole(exchange.cut(error), error)
                 else:
                     yield from exchange.push(chunk)
                     if not chunk:
@@ -336,14 +264,14 @@ class RemoteEngine:
                     yield unescape(piece) if unescape else piece
                 return
             except RemoteError as error:
-                failed = _endpoint_failed(error)
+                failed = endpoint_failed(error)
                 pause = call.pause(error, exchange)
             finally:
                 await pieces.aclose()  # type: ignore[attr-defined]
                 call.known.endpoints.give_back(endpoint, failed=failed if not exchange.done else False)
             await asyncio.sleep(pause)
 
-    async def _apieces(self, call: _Call, exchange: Exchange) -> AsyncIterator[Piece]:
+    async def _apieces(self, call: Call, exchange: Exchange) -> AsyncIterator[Piece]:
         response: AsyncResponse | None = None
         try:
             try:
@@ -357,9 +285,9 @@ class RemoteEngine:
                 try:
                     chunk = await response.read(exchange.wait())
                 except TimeoutError:
-                    _raise(exchange.expired())
+                    raise_unless_whole(exchange.expired())
                 except StreamInterruptedError as error:
-                    _raise(exchange.cut(error), error)
+                    raise_unless_whole(exchange.cut(error), error)
                 else:
                     for piece in exchange.push(chunk):
                         yield piece
@@ -378,9 +306,9 @@ class RemoteEngine:
         if server is None or (self._model is None and self._state().found is None):
             return True
         counts = server.needs_max_tokens and sampling.max_tokens is None
-        return (counts and self._tokenizer is None) or (self._tokenizer is not None and not _loaded(self._tokenizer))
+        return (counts and self._tokenizer is None) or (self._tokenizer is not None and not is_loaded(self._tokenizer))
 
-    def _call(self, prompt: Prompt, sampling: Sampling) -> _Call:
+    def _call(self, prompt: Prompt, sampling: Sampling) -> Call:
         """Everything that can be wrong before anything is sent."""
         ends_at = None if sampling.timeout is None else time.monotonic() + sampling.timeout
         server = self._server()
@@ -390,8 +318,10 @@ class RemoteEngine:
         room = self._room(prompt, ids, sampling, server)
         wire = ids if ids is not None and server.takes_ids else _text(prompt, server)
         body = server.body(Ask(self.model, wire, sampling, room, self.context_window))
-        return _Call(self, self._state(), server, prompt, _coded({**body, **self._extra}), sampling.timeout, ends_at,
-                     escaped=isinstance(wire, str))  # fmt: skip
+        return Call(
+            self._state(), server, prompt, _coded({**body, **self._extra}), self._headers, self._secrets,
+            replace(self._limits, total=sampling.timeout), self._max_retries, ends_at, escaped=isinstance(wire, str),
+        )  # fmt: skip
 
     def _room(self, prompt: Prompt, ids: list[int] | None, sampling: Sampling, server: Server) -> int | None:
         """max_tokens as the server is told: None is the rest of its window."""
@@ -414,7 +344,7 @@ class RemoteEngine:
     # --- tokens ---
 
     def _tokens(self) -> Any:
-        return None if self._tokenizer is None else _tokens_of(self._tokenizer)
+        return None if self._tokenizer is None else tokens_of(self._tokenizer)
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Tokens of the prompt as sent, by `tokenizer` or the server's own route."""
@@ -474,7 +404,7 @@ class RemoteEngine:
         """One small request to the first endpoint that answers."""
         last: RemoteError | None = None
         for url in self._urls:
-            exchange, request = self._small(url + path), HttpRequest(method, url + path, self._request_headers(), body)
+            exchange, request = self._small(url + path), HttpRequest(method, url + path, self._headers, body)
             try:
                 response = open_(request, self._limits, _ASKING, self._client)
                 try:
@@ -495,99 +425,9 @@ class RemoteEngine:
 
     # --- shared ---
 
-    def _request_headers(self, request_id: str = "") -> dict[str, str]:
-        return {
-            "Accept": "text/event-stream, application/json",
-            "Accept-Encoding": "identity",
-            "Content-Type": "application/json",
-            "User-Agent": f"karakuri-integrations/{__version__}",
-            **({"X-Request-Id": request_id, "Idempotency-Key": request_id} if request_id else {}),
-            **self._own_headers,
-        }
-
-    def _private(self, prompt: Prompt) -> Private:
-        return Private(self._secrets, tuple(one for one in prompt.segments if isinstance(one, str)))
-
     def close(self) -> None:
         """Close the idle connections of this process; the next call opens new ones."""
         close_all()
-
-
-@dataclass(eq=False)
-class _Call:
-    """One call over all its tries."""
-
-    engine: RemoteEngine
-    known: _Known
-    server: Server
-    prompt: Prompt
-    body: bytes
-    timeout: float | None
-    ends_at: float | None
-    escaped: bool
-    tried: list[Endpoint] = field(default_factory=list)
-    request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-
-    def next_try(self) -> tuple[Endpoint, Exchange]:
-        endpoint = self.known.endpoints.take(self.tried)
-        self.tried.append(endpoint)
-        limits = replace(self.engine._limits, total=self.timeout)
-        private = self.engine._private(self.prompt)
-        url = endpoint.url + self.server.route
-        return endpoint, Exchange(self.server, url, limits, private, self.request_id, self.ends_at)
-
-    def request(self, exchange: Exchange) -> HttpRequest:
-        return HttpRequest("POST", exchange.url, self.engine._request_headers(self.request_id), self.body)
-
-    def pause(self, error: RemoteError, exchange: Exchange) -> float:
-        """Seconds until the next try.
-
-        Raises:
-            RemoteError: the error itself, where there is no further try.
-        """
-        error.tries = len(self.tried)
-        others = len(set(self.known.endpoints.members) - set(self.tried))
-        allowed = self.engine._max_retries + len(self.known.endpoints.members) - 1
-        if exchange.began or len(self.tried) > allowed or not _repeatable(error, exchange):
-            raise error
-        asked = retry_after(exchange.headers) if isinstance(error, RemoteStatusError) else None
-        seconds = 0.0 if others else backoff(len(self.tried), asked)
-        if self.ends_at is not None and time.monotonic() + seconds >= self.ends_at:
-            raise error
-        return seconds
-
-    def unescaper(self) -> Any:
-        """In text, data that looks like a control token stands escaped; the reply is taken back."""
-        if not self.escaped or not any(
-            literal in one for one in self.prompt.segments if isinstance(one, str) for literal in CONTROL_TEXTS
-        ):
-            return None
-        stage = Unescape(CONTROL_TEXTS)
-        return lambda piece: replace(piece, text=stage.push(piece.text, last=piece.finish_reason is not None))
-
-    def shown(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
-        unescape = self.unescaper()
-        return map(unescape, pieces) if unescape else pieces
-
-
-def _raise(error: RemoteError | None, cause: BaseException | None = None) -> None:
-    if error is not None:
-        raise error from (cause.__cause__ if cause is not None else None)
-
-
-def _repeatable(error: RemoteError, exchange: Exchange) -> bool:
-    if isinstance(error, RemoteStatusError):
-        return error.status is not None and may_retry(error.status, exchange.headers)
-    if isinstance(error, RemoteTimeoutError):
-        return error.stage == "connect"
-    return isinstance(error, RemoteConnectionError)
-
-
-def _endpoint_failed(error: RemoteError) -> bool | None:
-    """Whether an error says that the endpoint itself is down; None: it says nothing about that."""
-    if isinstance(error, RemoteConnectionError | RemoteTimeoutError | ServerFaultError):
-        return True
-    return False if isinstance(error, RemoteStatusError) else None
 
 
 def _all(response: SyncResponse, most: int = ERROR_BODY) -> bytes:
@@ -642,51 +482,3 @@ def _coded(body: Mapping[str, Any]) -> bytes:
         ) from None
     except (TypeError, ValueError):
         raise OptionError("extra_body holds a value that JSON cannot write") from None
-
-
-def _retries(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise OptionError(f"max_retries must be an integer of at least 0, got {value!r:.40}")
-    return value
-
-
-def _window(value: object) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise OptionError(f"context_window must be an integer of at least 1, got {value!r:.40}")
-    return value
-
-
-_loaded_tokenizers: dict[str, Any] = {}
-
-
-def _loaded(source: str) -> bool:
-    return source in _loaded_tokenizers
-
-
-def _tokens_of(source: str) -> Any:
-    found = _loaded_tokenizers.get(source)
-    if found is None:
-        found = _loaded_tokenizers[source] = _load_tokens(source)
-    return found
-
-
-def _load_tokens(source: str) -> Any:
-    from ..errors import MissingDependencyError, ModelLoadError
-
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise MissingDependencyError(f"tokenizer= needs tokenizers: {INSTALL_HINT}") from error
-    from .tokens import Tokens
-
-    file = os.path.join(source, "tokenizer.json") if os.path.isdir(source) else source
-    try:
-        made = Tokenizer.from_file(file) if os.path.exists(file) else Tokenizer.from_pretrained(source)
-    except Exception as error:
-        raise ModelLoadError(
-            f"no tokenizer can be loaded from tokenizer={source!r:.120} ({type(error).__name__}); it must be a "
-            "tokenizer.json, a folder with one, or a hub id"
-        ) from error
-    return Tokens(made)
