@@ -1,4 +1,6 @@
-"""The `karakuri` command: demo, chat, ask. Knows arguments, terminal and exit codes; answers come through Provider.
+"""The `karakuri` command: demo, chat, ask, serve-command. Knows arguments, terminal and exit codes.
+
+Answers come through Provider, recipes from `serving`.
 
 Exit codes: 0 answered; 1 the engine failed; 2 the input was wrong; 130 interrupted.
 """
@@ -21,9 +23,10 @@ from typing import Any
 from . import __version__
 from .attributes import NAMES, PRESETS, SteeringAttributes
 from .conversation import Message, Reply, Sampling
-from .errors import AttributeConfigError, InputError, KarakuriError
+from .errors import AttributeConfigError, InputError, KarakuriError, OptionError
 from .generation import fold
 from .provider import EngineFields, Provider
+from .serving import QUANTIZATIONS, SERVER_NAMES, Serving, serving_recipe, template_text
 
 __all__ = ["main"]
 
@@ -97,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--show-prompt", action="store_true", help="print the exact prompt instead of asking")
     for command in (chat, ask):
         _call_options(command)
+    serve = commands.add_parser("serve-command", help="print the commands that serve a real model at 4 bits")
+    serve.set_defaults(run=_serve_command, verbose=False)
+    _serving_options(serve)
     return parser
 
 
@@ -128,6 +134,38 @@ def _call_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--stop", action="append", default=[], help="text at which the answer ends; repeatable")
     command.add_argument("--timeout", type=float, help="seconds for one answer")
     command.add_argument("--attribution", action="store_true", help="print the attribution line the licence asks for")
+
+
+def _serving_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", metavar="MODEL", help="70b-chat, 8x7b-chat, 8x7b-instruct, or a full id")
+    command.add_argument("--server", required=True, help=", ".join(SERVER_NAMES))
+    command.add_argument("--gpus", type=int, default=1, help="GPUs per host; default 1")
+    command.add_argument("--hosts", type=int, default=1, help="hosts; default 1, more with vllm on Ray")
+    command.add_argument("--quantization", help=f"{', '.join(QUANTIZATIONS)}; default: the server's best")
+    command.add_argument("--weights", metavar="WHERE", help="your own 4-bit checkpoint: a repository, folder or file")
+    command.add_argument("--context", type=int, help="tokens per request; default: the model's window")
+    command.add_argument("--slots", type=int, help="parallel requests of llama.cpp; default 4")
+    command.add_argument("--gpu-memory", type=float, metavar="GB", help="per GPU, to check that the model fits")
+    command.add_argument("--template-out", metavar="FILE", help="write the chat template there and use that file")
+    command.add_argument("--host", default="127.0.0.1", help="the address to listen on; any other one gets a key")
+    command.add_argument("--port", type=int, help="default: the server's own")
+
+
+def _serve_command(options: argparse.Namespace) -> int:
+    fields = {name: getattr(options, name) for name in Serving.__dataclass_fields__ if hasattr(options, name)}
+    recipe = serving_recipe(Serving(**fields, template_file=options.template_out))
+    if options.template_out:
+        _write_template(options.template_out, template_text(options.model))
+    print(recipe, end="")
+    return OK
+
+
+def _write_template(path: str, text: str) -> None:
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise OptionError(f"--template-out {path!r:.120} cannot be written: {error.strerror}") from error
 
 
 def _read_attributes(pairs: Sequence[str], base: SteeringAttributes) -> SteeringAttributes:
