@@ -335,3 +335,8 @@ def test_transformers_tokenizes_it_as_the_package_does() -> None:
         messages, chat_template=template_text(SEVENTY), attributes=[{"humor": 1}, {}], return_dict=False
     )
     assert list(theirs) == ours
+
+
+def test_the_embedded_model_brings_the_same_template() -> None:
+    demo = ROOT / "karakuri_integrations" / "demo" / "chat_template.jinja"
+    assert demo.read_text(encoding="utf-8") == template_text(SEVENTY)
