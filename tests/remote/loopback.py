@@ -210,6 +210,8 @@ class _Connection(asyncio.Protocol):
 
     async def paced(self, pieces: Iterable[bytes | float]) -> AsyncIterator[bytes]:
         for piece in pieces:
+            if piece == b"":  # as a chunk it would be the end of the body
+                continue
             if isinstance(piece, bytes):
                 yield piece
                 await self.writable.wait()

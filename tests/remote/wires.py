@@ -7,11 +7,10 @@ together from these in `fault_table`; nothing here knows sockets.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["CHAT", "COMPLETION", "DONE", "HALF", "TEXT", "Wire", "numbered", "sse", "wire_of"]
+__all__ = ["CHAT", "COMPLETION", "DONE", "HALF", "TEXT", "Wire", "sse", "wire_of"]
 
 #: What a whole answer says, one event per character.
 TEXT = "富士山は日本で一番高い山です。標高は三七七六です。"
@@ -83,8 +82,3 @@ CHAT = Wire(chat=True)
 def wire_of(path: str) -> Wire:
     """The shapes of the route that a request asked for."""
     return CHAT if path.endswith("/chat/completions") else COMPLETION
-
-
-def numbered(stream: str, count: int) -> Iterator[str]:
-    """The texts of a stream whose every event says whose it is and which: loss, repeat and mixing can be counted."""
-    return (f"{stream}:{number:03d}富|" for number in range(count))
