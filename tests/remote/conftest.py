@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from loopback import Loopback  # found by the line above
+from real_servers import llama_cpp, llama_cpp_4bit, transformers_server  # noqa: F401  # fixtures
 
 
 @pytest.fixture
