@@ -142,7 +142,15 @@ def _finish_of(raw: Any) -> str | None:
 
 def our_fields(url: str, row: Row) -> dict[str, Any]:
     timeouts = {"connect": 5, "pool": 5, "first_token": 20, "idle": 20}
-    return {"model": MODEL, "base_url": url, "server": "vllm", "api_key": KEY, "timeouts": timeouts, **row.fields}
+    return {
+        "model": MODEL,
+        "base_url": url,
+        "server": "vllm",
+        "api_key": KEY,
+        "max_tokens": 400,
+        "timeouts": timeouts,
+        **row.fields,
+    }
 
 
 def _chat_karakuri(url: str, row: Row) -> Any:

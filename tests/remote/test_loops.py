@@ -43,6 +43,7 @@ def fields(server: Loopback, **more: Any) -> dict[str, Any]:
         "base_url": server.url("any"),
         "server": "vllm",
         "api_key": "sk-test",
+        "max_tokens": 500,
         **more,
     }
 
@@ -193,7 +194,6 @@ import asyncio, os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from loopback import LoopbackProcess
 from numbered import Question, answer
-import test_loops as tools
 
 def both(model, who):
     for number in range(15):
@@ -203,6 +203,8 @@ def both(model, who):
         assert asyncio.run(model.aask(question)) == question.text(), "a wrong answer"
 
 def main():
+    import test_loops as tools  # not at the top: the server's process reads this file too
+
     with LoopbackProcess(answer) as server:
         for make in (tools.LangChain, tools.LlamaIndex):
             model = make(server)
@@ -554,7 +556,6 @@ import asyncio, sys
 sys.path.insert(0, sys.argv[1])
 from loopback import LoopbackProcess
 from numbered import Question, answer
-import test_loops as tools
 
 def sync(models):
     globals()["kept"] = streams = [iter(model.opened(Question(model.name, 100_000, 0.01))) for model in models]
@@ -567,6 +568,8 @@ async def aopen(models):
         await anext(stream)
 
 if __name__ == "__main__":
+    import test_loops as tools  # not at the top: the server's process reads this file too
+
     server = LoopbackProcess(answer).__enter__()
     models = [tools.LangChain(server), tools.LlamaIndex(server)]
     sync(models) if sys.argv[2] == "sync" else asyncio.run(aopen(models))
