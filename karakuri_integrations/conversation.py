@@ -27,6 +27,7 @@ __all__ = [
     "Role",
     "Sampling",
     "Segment",
+    "Turn",
     "Usage",
 ]
 
@@ -154,13 +155,26 @@ Segment: TypeAlias = Control | str
 
 
 @dataclass(frozen=True)
+class Turn:
+    """One turn as a server with a chat route is given it: data with the template's literals and control tokens escaped.
+
+    `attributes` are a user turn's nine values; None on the other roles.
+    """
+
+    role: Role
+    text: str
+    attributes: SteeringAttributes | None = None
+
+
+@dataclass(frozen=True)
 class Prompt:
     """What an engine continues: control tokens and plain text, in order, never a string with markers in it.
 
     `attributes` are the values of the turn being answered. `escaped` counts the literals that were escaped in data.
     `literals` are the texts that stand escaped in it and are un-escaped in the reply. `strip_reply`: the family's
     template strips replies, so the reply is given without the white space around it. `raw`: the caller wrote it out,
-    so `attributes` say nothing about it.
+    so `attributes` say nothing about it. `turns`: the same conversation for servers that render it themselves; empty
+    on a raw prompt.
     """
 
     segments: tuple[Segment, ...]
@@ -169,6 +183,7 @@ class Prompt:
     literals: tuple[str, ...] = ()
     strip_reply: bool = True
     raw: bool = False
+    turns: tuple[Turn, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def text(self) -> str:

@@ -35,7 +35,7 @@ from enum import Enum
 from typing import Any, Final, Literal, TypeAlias
 
 from .attributes import AttributeLike, SteeringAttributes
-from .conversation import Control, Message, Prompt, Request, Segment
+from .conversation import CONTROL_TEXTS, Control, Message, Prompt, Request, Role, Segment, Turn
 from .errors import MessageError, OptionError, TemplateInjectionError, UnknownModelError
 from .escaping import escape, find
 
@@ -210,7 +210,7 @@ def unknown_model(model: str, files: str = "") -> UnknownModelError:
 
 @dataclass
 class _Turn:
-    role: str
+    role: Role
     texts: list[str] = field(default_factory=list)
     attributes: AttributeLike | None = None
     index: int = 0
@@ -249,7 +249,7 @@ def _turns(messages: Iterable[Message]) -> tuple[str | None, list[_Turn]]:
     return None if system is None else "\n\n".join(filter(None, system)), turns
 
 
-def _turn_for(turns: list[_Turn], role: str) -> _Turn:
+def _turn_for(turns: list[_Turn], role: Role) -> _Turn:
     if not turns or turns[-1].role != role:
         turns.append(_Turn(role))
     return turns[-1]
@@ -397,7 +397,19 @@ def render(
         escaped=guard.escaped,
         literals=family.literals if template_tokens == "escape" else (),
         strip_reply=family.reply_stripped,
+        turns=tuple(_given(system, turns, values, () if template_tokens == "allow" else family.literals)),
     )
+
+
+def _given(
+    system: str | None, turns: list[_Turn], values: list[SteeringAttributes], literals: tuple[str, ...]
+) -> Iterator[Turn]:
+    """The turns for a server that renders them; it parses control tokens in text, so they are escaped as well."""
+    literals += CONTROL_TEXTS
+    if system is not None:
+        yield Turn("system", escape(system, literals)[0])
+    for place, turn in enumerate(turns):
+        yield Turn(turn.role, escape(turn.text, literals)[0], values[place // 2] if turn.role == "user" else None)
 
 
 def parse_raw(text: str, family: Family) -> Prompt:
