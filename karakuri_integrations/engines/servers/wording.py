@@ -1,0 +1,100 @@
+"""How servers word their errors and the ends of replies. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+__all__ = ["error_of", "overflow_in", "reason_of"]
+
+_REASONS: Final[Mapping[str, Literal["stop", "length"]]] = {
+    "stop": "stop",
+    "length": "length",
+    "eos_token": "stop",  # TGI, DJL
+    "stop_sequence": "stop",
+    "eos": "stop",  # llama.cpp's stop_type
+    "word": "stop",
+    "limit": "length",
+    "max_tokens": "length",
+}
+
+
+def reason_of(word: str) -> Literal["stop", "length"] | None:
+    """Our finish reason for a server's word; None for one that is not known."""
+    return _REASONS.get(word)
+
+
+def error_of(payload: Any) -> tuple[str, str] | None:
+    """(text, kind) of an error in any of the shapes in use; None where there is none.
+
+    {"error": {"message", "code" or "type"}}: OpenAI, vLLM >= 0.10.1, llama.cpp, SGLang's streams, TGI's chat route.
+    {"object": "error", "message"}: vLLM < 0.10.1, SGLang. {"error": "text", "error_type"}: TGI, DJL, Ollama,
+    transformers. {"detail": ...}: FastAPI. {"Message": ...}: AWS, with the container's own answer in OriginalMessage.
+    """
+    if not isinstance(payload, dict):
+        return None
+    error = payload.get("error")
+    if isinstance(error, dict):
+        return str(error.get("message") or "no message"), _kind(error)
+    if error:
+        return str(error), str(payload.get("error_type") or payload.get("code") or "")
+    if payload.get("object") == "error" or ("message" in payload and "choices" not in payload):
+        return str(payload.get("message") or "no message"), _kind(payload)
+    if "Message" in payload:
+        return str(payload.get("OriginalMessage") or payload["Message"]), str(payload.get("ErrorCode") or "")
+    if "detail" in payload:
+        return _detail(payload["detail"]), ""
+    return None
+
+
+def _kind(error: Mapping[str, Any]) -> str:
+    """Type or code, and the two numbers that llama.cpp gives beside its text."""
+    kind = str(error.get("type") or error.get("code") or "")
+    if "n_ctx" in error:
+        kind += f" n_prompt_tokens={error.get('n_prompt_tokens')} n_ctx={error['n_ctx']}"
+    return kind
+
+
+def _detail(detail: Any) -> str:
+    """FastAPI's: a text, or what is wrong with each field; its `input` would repeat the request."""
+    if not isinstance(detail, list):
+        return str(detail)
+    wrong = (one for one in detail if isinstance(one, dict))
+    return "; ".join(f"{'.'.join(str(part) for part in one.get('loc', ()))}: {one.get('msg')}" for one in wrong)
+
+
+_PROMPT: Final = r"(?P<prompt>\d+)"
+_WINDOW: Final = r"(?P<ctx>\d+)"
+
+#: How servers say that prompt and reply are too long; what names both numbers stands first.
+_OVERFLOW: Final = tuple(
+    re.compile(pattern, re.IGNORECASE | re.DOTALL)
+    for pattern in (
+        rf"n_prompt_tokens={_PROMPT} n_ctx={_WINDOW}",  # llama.cpp, by `_kind`
+        rf"maximum context length (?:is|of) {_WINDOW}.*?{_PROMPT} (?:in the (?:messages|prompt)|input tokens|"
+        r"tokens from the input)",  # vLLM, SGLang
+        rf"input \({_PROMPT} tokens\) is longer than the model'?s context length \({_WINDOW}",  # SGLang
+        rf"prompt \(length {_PROMPT}\) is longer than the maximum model length of {_WINDOW}",  # vLLM, ids
+        rf"(?:request|input) \({_PROMPT} tokens\) (?:exceeds the available|is larger than the max) context size "
+        rf"\({_WINDOW}",  # llama.cpp; Ollama hands it on
+        rf"`inputs` tokens \+ `max_new_tokens` must be <= {_WINDOW}\. Given: {_PROMPT}",  # TGI
+        rf"`inputs` must have less than {_WINDOW} tokens\. Given: {_PROMPT}",  # TGI
+        rf"maximum context length (?:is|of) {_WINDOW}",
+        r"exceed_context_size|exceeds the available context size|context size has been exceeded",  # llama.cpp
+        r"(?:prompt is longer|input length exceeds) (?:than )?the context length|exceeded max context length",  # Ollama
+        r"longer than the (?:model'?s context length|maximum model length)|context_length_exceeded|prompt is too long",
+    )
+)
+
+
+def overflow_in(text: str) -> tuple[int, int] | None:
+    """(prompt tokens, window) where a server's error text says that the prompt is too long, 0 where it names none.
+
+    vLLM may name a lower bound of the prompt's tokens, and TGI's window is then what it accepts as prompt.
+    """
+    for pattern in _OVERFLOW:
+        if found := pattern.search(text):
+            numbers = found.groupdict()
+            return int(numbers.get("prompt") or 0), int(numbers.get("ctx") or 0)
+    return None
