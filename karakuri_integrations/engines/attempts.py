@@ -5,6 +5,7 @@ The one retry layer of the package. No I/O: `remote` runs each try and sleeps be
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -53,8 +54,18 @@ class Call:
         return endpoint, Exchange(self.server, url, self.limits, private, self.request_id, self.ends_at)
 
     def request(self, exchange: Exchange) -> HttpRequest:
-        own = {"X-Request-Id": self.request_id, "Idempotency-Key": self.request_id}
-        return HttpRequest("POST", exchange.url, {**own, **self.headers}, self.body)
+        headers = {"X-Request-Id": self.request_id, "Idempotency-Key": self.request_id, **self.headers}
+        if self.server.framing == "aws":
+            from .sagemaker import sign
+
+            headers = sign("POST", exchange.url, headers, self.body)
+        return HttpRequest("POST", exchange.url, headers, self.body)
+
+    async def arequest(self, exchange: Exchange) -> HttpRequest:
+        """As `request`; looking for credentials may read files or ask a server, so it runs in a thread."""
+        if self.server.framing == "aws":
+            return await asyncio.to_thread(self.request, exchange)
+        return self.request(exchange)
 
     def pause(self, error: RemoteError, exchange: Exchange) -> float:
         """Seconds until the next try.

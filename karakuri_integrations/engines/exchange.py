@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -89,8 +89,6 @@ class Exchange:
     private: Private = field(default_factory=Private)
     request_id: str = ""
     ends_at: float | None = None
-    read: Callable[[str, Any], Event] | None = None
-    framing: Callable[[], Any] | None = None
 
     done: bool = False
     answered: bool = False
@@ -101,7 +99,7 @@ class Exchange:
     def __post_init__(self) -> None:
         self._limit = time.monotonic() + self.limits.first_token
         self._stage = "first_token"
-        self._fresh = False
+        self._fresh = self._over = False
         self._reason: Literal["stop", "length"] | None = None
         self._usage: Usage | None = None
         self._decoder: Any = None
@@ -140,8 +138,10 @@ class Exchange:
             raise self._protocol(
                 f"is compressed ({self._quoted(headers['content-encoding'])}), which was not asked for"
             )
-        if self.framing is not None:
-            self._decoder = self.framing()
+        if self.server.framing == "aws":
+            from .sagemaker import EventStream
+
+            self._decoder = EventStream()
         elif kind == "application/json" and self.server.framing == "sse":
             self._whole = bytearray()
         elif kind in ("text/html", "application/xhtml+xml"):
@@ -174,8 +174,8 @@ class Exchange:
 
     # --- the answer's body ---
 
-    def push(self, chunk: bytes) -> list[Piece]:
-        """The pieces in this chunk.
+    def push(self, chunk: bytes) -> Iterator[Piece]:
+        """The pieces in this chunk, also those before an error in it.
 
         Raises:
             RemoteStreamError, StreamInterruptedError, ProtocolError, RemoteContextOverflowError.
@@ -207,16 +207,16 @@ class Exchange:
             return None
         return self.late()
 
-    def _events(self, raws: list[Raw]) -> list[Piece]:
-        pieces = []
+    def _events(self, raws: list[Raw]) -> Iterator[Piece]:
         for name, data in raws:
+            if self._over:
+                return
             if data == b"[DONE]":
                 self._last_word()
                 continue
             piece = self._take(self._event(name, data))
             if piece is not None:
-                pieces.append(piece)
-        return pieces
+                yield piece
 
     def _event(self, name: str, data: bytes) -> Event:
         self.began = self._fresh = True
@@ -231,7 +231,7 @@ class Exchange:
         if not isinstance(payload, dict):
             raise self._protocol("holds an event that is no JSON object")
         try:
-            event = (self.read or self.server.read)(name, payload)
+            event = self.server.read(name, payload)
             if not isinstance(event.text, str):
                 raise TypeError
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
@@ -262,39 +262,39 @@ class Exchange:
 
     def _last_word(self) -> None:
         """Nothing more is said; the end of the body is waited for shortly, so that the connection can serve again."""
+        self._over = True
         if self._reason is not None:
             self._limit = time.monotonic() + _GRACE_DONE
 
-    def _end(self) -> list[Piece]:
-        pieces: list[Piece] = []
-        for raw in self._decoder.end():
-            try:
-                pieces += self._events([raw])
-            except ProtocolError:  # the end cut it
-                break
+    def _end(self) -> Iterator[Piece]:
+        try:
+            yield from self._events(self._decoder.end())
+        except ProtocolError:  # the end cut the last event
+            if self._reason is None:
+                raise self._interrupted() from None
         if self._reason is None:
             raise self._interrupted() if self.began else self._protocol("is empty")
         self._finish()
-        return pieces
 
     def _finish(self) -> None:
         self.done, self.final = True, Piece("", self._usage, self._reason)
 
-    def _json(self, chunk: bytes) -> list[Piece]:
+    def _json(self, chunk: bytes) -> Iterator[Piece]:
         """A server that answers in one JSON body."""
         assert self._whole is not None  # noqa: S101  # push() looked
         self._whole += chunk
         if len(self._whole) > _WHOLE_BODY:
             raise self._protocol("exceeds 64 MiB")
         if chunk:
-            return []
+            return
         if not self._whole:
             raise self._protocol("is empty")
         piece = self._take(self._event("", bytes(self._whole)))
         if self._reason is None:
             raise self._protocol("has no finish reason")
+        if piece is not None:
+            yield piece
         self._finish()
-        return [piece] if piece else []
 
     # --- errors ---
 

@@ -16,11 +16,12 @@ __all__ = ["Known", "known_of"]
 
 @dataclass(eq=False)
 class Known:
-    """One set of addresses: how they do, and what they were found to be."""
+    """One set of addresses: how they do, what they were found to be, and per model how the dials reach a chat route."""
 
     endpoints: Endpoints
     server: Server | None = None
     found: Recognised | None = None
+    ways: dict[str, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -29,6 +30,7 @@ _known_lock = threading.Lock()
 
 
 def known_of(key: tuple[Any, ...], urls: tuple[str, ...]) -> Known:
+    """What is known under a key; made anew for these addresses where nothing is."""
     with _known_lock:
         found = _known.pop(key, None) or Known(Endpoints(tuple(Endpoint(url) for url in urls)))
         _known[key] = found

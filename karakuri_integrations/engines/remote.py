@@ -8,7 +8,6 @@ a server is kept per process (`knowledge`).
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -25,13 +24,14 @@ from ..errors import (
     RemoteConnectionError,
     RemoteError,
     StreamInterruptedError,
-    UnsupportedError,
 )
 from ..templates import Family, family_of_model, family_of_template, unknown_model
 from .addresses import Address, addresses_of, basic_authorisation, origin_of
+from .asking import Asker, aread_all, coded, read_all
 from .attempts import Call, endpoint_failed, raise_unless_whole
-from .exchange import ERROR_BODY, Exchange, Private, secrets_of
-from .http import AsyncResponse, HttpRequest, Limits, SyncResponse, aopen, close_all, open_
+from .chat_route import turns_for
+from .exchange import Exchange, secrets_of
+from .http import AsyncResponse, Limits, SyncResponse, aopen, close_all, open_
 from .knowledge import Known, known_of
 from .remote_arguments import (
     checked_extra,
@@ -42,7 +42,7 @@ from .remote_arguments import (
     warn_of_plain_http,
 )
 from .remote_tokens import is_loaded, tokens_of
-from .servers import SERVERS, Ask, Recognised, Server, server_of
+from .servers import Ask, Server, server_of
 
 __all__ = ["RemoteEngine"]
 
@@ -111,6 +111,7 @@ class RemoteEngine:
         self._client, self._async_client = http_client, http_async_client
         self._headers = {**_STANDARD, **checked_headers(default_headers)}
         self._authorise(addresses, api_key)
+        self._asker = Asker(self._urls, self._headers, self._secrets, self._limits, self._max_retries, self._client)
         if model is not None and self._template is None and family_of_model(model) is None:
             raise unknown_model(model)
 
@@ -183,13 +184,16 @@ class RemoteEngine:
     def _server(self) -> Server:
         if self._named is not None:
             return self._named
-        self._ask()
+        self._identify()
         server = self._state().server
         assert server is not None  # noqa: S101  # _ask() raises otherwise
         return server
 
+    def _identify(self) -> None:
+        self._asker.identify(self._state(), self._named)
+
     def _sole_model(self) -> str:
-        self._ask()
+        self._identify()
         found = self._state().found
         models = found.models if found else ()
         if len(models) == 1:
@@ -227,7 +231,7 @@ class RemoteEngine:
                 response = open_(call.request(exchange), exchange.limits, exchange.wait(), self._client)
                 good = exchange.begin(response.status, response.headers)
                 if not good:
-                    raise exchange.refused(response.status, _all(response))
+                    raise exchange.refused(response.status, read_all(response))
             except TimeoutError:
                 raise exchange.late() from None
             while not exchange.done:
@@ -275,10 +279,11 @@ class RemoteEngine:
         response: AsyncResponse | None = None
         try:
             try:
-                response = await aopen(call.request(exchange), exchange.limits, exchange.wait(), self._async_client)
+                request = await call.arequest(exchange)
+                response = await aopen(request, exchange.limits, exchange.wait(), self._async_client)
                 good = exchange.begin(response.status, response.headers)
                 if not good:
-                    raise exchange.refused(response.status, await _aall(response))
+                    raise exchange.refused(response.status, await aread_all(response))
             except TimeoutError:
                 raise exchange.late() from None
             while not exchange.done:
@@ -305,6 +310,8 @@ class RemoteEngine:
         server = self._named or self._state().server
         if server is None or (self._model is None and self._state().found is None):
             return True
+        if server.takes_turns and self.model not in self._state().ways:
+            return True
         counts = server.needs_max_tokens and sampling.max_tokens is None
         return (counts and self._tokenizer is None) or (self._tokenizer is not None and not is_loaded(self._tokenizer))
 
@@ -315,12 +322,18 @@ class RemoteEngine:
         _check_sampling(server, sampling)
         tokens = self._tokens()
         ids = tokens.encode(prompt) if tokens is not None else None
-        room = self._room(prompt, ids, sampling, server)
-        wire = ids if ids is not None and server.takes_ids else _text(prompt, server)
-        body = server.body(Ask(self.model, wire, sampling, room, self.context_window))
+        ask = Ask(self.model, "", sampling, self._room(prompt, ids, sampling, server), self.context_window)
+        if server.takes_turns:
+            way = self._asker.way(self._state(), server, self.model)
+            ask = replace(ask, turns=turns_for(prompt, way), way=way)
+        elif ids is not None and server.takes_ids:
+            ask = replace(ask, prompt=ids)
+        else:
+            ask = replace(ask, prompt=_text(prompt, server))
         return Call(
-            self._state(), server, prompt, _coded({**body, **self._extra}), self._headers, self._secrets,
-            replace(self._limits, total=sampling.timeout), self._max_retries, ends_at, escaped=isinstance(wire, str),
+            self._state(), server, prompt, _body({**server.body(ask), **self._extra}), self._headers, self._secrets,
+            replace(self._limits, total=sampling.timeout), self._max_retries, ends_at,
+            escaped=isinstance(ask.prompt, str),
         )  # fmt: skip
 
     def _room(self, prompt: Prompt, ids: list[int] | None, sampling: Sampling, server: Server) -> int | None:
@@ -339,7 +352,7 @@ class RemoteEngine:
                 f"max_tokens= is needed: {server.name} would cut the reply at its own small number, and without "
                 "tokenizer= the rest of the window is not known"
             )
-        return len(self._remote_ids(prompt.text, server))
+        return len(self._asker.token_ids(server, self.model, prompt.text))
 
     # --- tokens ---
 
@@ -349,112 +362,21 @@ class RemoteEngine:
     def count_tokens(self, prompt: Prompt) -> int:
         """Tokens of the prompt as sent, by `tokenizer` or the server's own route."""
         tokens = self._tokens()
-        return len(tokens.encode(prompt)) if tokens is not None else len(self._remote_ids(prompt.text, self._server()))
+        return len(tokens.encode(prompt)) if tokens is not None else len(self._asked_ids(prompt.text))
 
     def token_ids(self, text: str) -> list[int]:
         """Ids of plain text, without BOS, by `tokenizer` or the server's own route."""
         tokens = self._tokens()
-        return tokens.encode_text(text) if tokens is not None else self._remote_ids(text, self._server())
+        return tokens.encode_text(text) if tokens is not None else self._asked_ids(text)
 
-    def _remote_ids(self, text: str, server: Server) -> list[int]:
-        if server.tokenize is None:
-            raise UnsupportedError(
-                f"{server.name} does not count tokens; pass tokenizer= (a tokenizer.json, its folder or a hub id)"
-            )
-        path, body, read = server.tokenize
-        status, answer = self._fetch("POST", path, _coded(body(self.model, text)))
-        try:
-            return read(json.loads(answer))
-        except (AttributeError, KeyError, TypeError, ValueError):
-            raise self._small(self._urls[0] + path).refused(status, answer) from None
-
-    # --- asking a server what it is ---
-
-    def _ask(self) -> None:
-        known = self._state()
-        with known.lock:
-            if known.found is not None:
-                return
-            answers: dict[str, tuple[int, Any]] = {}
-            for server in [self._named] if self._named else SERVERS.values():
-                for probe in server.probes:
-                    if probe.path not in answers:
-                        answers[probe.path] = self._probed(probe.path)
-                    found = probe.judge(*answers[probe.path])
-                    if found is not None:
-                        known.server, known.found = server, found
-                        return
-            if self._named is not None:
-                known.server, known.found = self._named, Recognised()
-                return
-        raise OptionError(
-            f"the server at {self._urls[0]} is none that is known ({', '.join(SERVERS)}); name the nearest with server="
-        )
-
-    def _probed(self, path: str) -> tuple[int, Any]:
-        status, answer = self._fetch("GET", path)
-        if status in (401, 403):
-            raise self._small(self._urls[0] + path).refused(status, answer)
-        try:
-            return status, json.loads(answer)
-        except ValueError:
-            return status, None
-
-    def _fetch(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-        """One small request to the first endpoint that answers."""
-        last: RemoteError | None = None
-        for url in self._urls:
-            exchange, request = self._small(url + path), HttpRequest(method, url + path, self._headers, body)
-            try:
-                response = open_(request, self._limits, _ASKING, self._client)
-                try:
-                    return response.status, _all(response, 16 * 1024 * 1024)
-                finally:
-                    response.close()
-            except TimeoutError:
-                last = exchange.late()
-            except RemoteError as error:
-                last = exchange.signed(error)
-        assert last is not None  # noqa: S101  # there is at least one url
-        raise last
-
-    def _small(self, url: str) -> Exchange:
-        """An exchange for the errors of a small request."""
-        limits = replace(self._limits, first_token=_ASKING)
-        return Exchange(SERVERS["openai"], url, limits, Private(self._secrets))
+    def _asked_ids(self, text: str) -> list[int]:
+        return self._asker.token_ids(self._server(), self.model, text)
 
     # --- shared ---
 
     def close(self) -> None:
         """Close the idle connections of this process; the next call opens new ones."""
         close_all()
-
-
-def _all(response: SyncResponse, most: int = ERROR_BODY) -> bytes:
-    """The body of a small answer, as much of it as comes."""
-    found, ends_at = b"", time.monotonic() + _ASKING
-    try:
-        while len(found) < most and (chunk := response.read(ends_at - time.monotonic())):
-            found += chunk
-        else:
-            if len(found) < most:
-                response.finish()
-    except (TimeoutError, StreamInterruptedError):
-        pass
-    return found[:most]
-
-
-async def _aall(response: AsyncResponse, most: int = ERROR_BODY) -> bytes:
-    found, ends_at = b"", time.monotonic() + _ASKING
-    try:
-        while len(found) < most and (chunk := await response.read(ends_at - time.monotonic())):
-            found += chunk
-        else:
-            if len(found) < most:
-                response.finish()
-    except (TimeoutError, StreamInterruptedError):
-        pass
-    return found[:most]
 
 
 def _check_sampling(server: Server, sampling: Sampling) -> None:
@@ -472,9 +394,9 @@ def _text(prompt: Prompt, server: Server) -> str:
     return replace(prompt, segments=segments).text
 
 
-def _coded(body: Mapping[str, Any]) -> bytes:
+def _body(body: Mapping[str, Any]) -> bytes:
     try:
-        return json.dumps(body, ensure_ascii=False).encode()
+        return coded(body)
     except UnicodeEncodeError as error:
         raise MessageError(
             f"the text holds half a surrogate pair (U+{ord(error.object[error.start]):04X}), which is no character; "
