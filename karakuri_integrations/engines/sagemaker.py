@@ -110,7 +110,7 @@ class EventStream:
         """The events that this chunk completes.
 
         Raises:
-            EventTooLarge: an event exceeds the limit.
+            EventTooLargeError: an event exceeds the limit.
         """
         found: list[Raw] = []
         try:
