@@ -164,7 +164,17 @@ def test_odd_but_good_events(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "payload", [{}, {"id": "x"}, {"choices": "text"}, {"choices": ["text"]}, {"choices": [None]}, {"choices": {"0": 1}}]
+    "payload",
+    [
+        {},
+        {"id": "x"},
+        {"choices": "text"},
+        {"choices": ["text"]},
+        {"choices": [None]},
+        {"choices": {"0": 1}},
+        {"choices": [{"index": 0, "finish_reason": "stop"}]},
+        {"choices": [{"index": 0, "message": None, "finish_reason": "stop"}]},
+    ],
 )
 @pytest.mark.parametrize("name", ["vllm", "chat"])
 def test_events_of_another_shape_are_refused(name: str, payload: Any) -> None:
@@ -177,7 +187,8 @@ def test_chat_deltas_that_are_no_text() -> None:
     assert one({"choices": [{"index": 0, "delta": {"role": "assistant"}}]}) == Event()
     assert one({"choices": [{"index": 0, "delta": {"content": None}}]}) == Event()
     assert one({"choices": [{"index": 0, "delta": None, "finish_reason": "stop"}]}) == Event("", "stop")
-    assert one({"choices": [{"index": 0, "finish_reason": "stop"}]}) == Event("", "stop")
+    assert one({"choices": [], "usage": None}) == Event()
+    assert one({"choices": [{"index": 1, "delta": {"content": "no"}}]}) == Event()
 
 
 def test_a_chat_answer_in_one_piece() -> None:

@@ -58,7 +58,9 @@ def chat_body(turns: tuple[Turn, ...], ask: Ask, way: str) -> Json:
 def read(_name: str, payload: Json) -> Event:
     """One delta; or the whole answer, where a server sends it in one piece."""
     choice, usage = chosen(payload)
-    said = choice.get("delta") or choice.get("message") or {}
+    if not choice:
+        return Event(usage=usage)
+    said = (choice["delta"] or {}) if "delta" in choice else choice["message"]
     text = said.get("content")
     return Event("" if text is None else text, choice.get("finish_reason"), usage)
 
@@ -74,7 +76,8 @@ def _judge(status: int, payload: Any) -> Recognised | None:
 #: OpenAI's /v1/chat/completions (platform.openai.com/docs/api-reference/chat), as vLLM, SGLang, llama.cpp and
 #: `transformers serve` have it. A server that has /v1/completions is better asked there: the prompt is exact. Of
 #: sampling fields only OpenAI's own are sent; `transformers serve` ignores temperature and top_p here (observed), and
-#: extra_body={"generation_config": ...} sets them.
+#: extra_body={"generation_config": ...} sets them. Our template files escape template tokens in data by themselves,
+#: so template_tokens="allow" has no effect there.
 CHAT: Final = Server(
     name="chat",
     route="/v1/chat/completions",

@@ -91,7 +91,9 @@ def _transformers_body(ask: Ask) -> Json:
 
 def _read(_name: str, payload: Json) -> Event:
     choice, usage = chosen(payload)
-    text = choice.get("text")
+    if not choice:
+        return Event(usage=usage)
+    text = choice["text"]
     return Event("" if text is None else text, choice.get("finish_reason"), usage)
 
 
