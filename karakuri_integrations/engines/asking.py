@@ -31,6 +31,8 @@ __all__ = ["Asker", "aread_all", "coded", "read_all"]
 
 #: Seconds that an answer may take, and bytes that it may have.
 _PATIENCE: Final = 10.0
+#: Seconds for the body of an error, whose status has come already.
+_ERROR_PATIENCE: Final = 2.0
 _LARGEST: Final = 16 * 1024 * 1024
 
 
@@ -155,7 +157,7 @@ class Asker:
     def _once(self, request: HttpRequest, patience: float) -> tuple[int, Mapping[str, str], bytes]:
         response = open_(request, self.limits, patience, self.client)
         try:
-            return response.status, response.headers, read_all(response, _LARGEST)
+            return response.status, response.headers, read_all(response, _LARGEST, patience)
         finally:
             response.close()
 
@@ -181,9 +183,9 @@ def _json(answer: bytes) -> Any:
         return None
 
 
-def read_all(response: SyncResponse, most: int = ERROR_BODY) -> bytes:
+def read_all(response: SyncResponse, most: int = ERROR_BODY, seconds: float = _ERROR_PATIENCE) -> bytes:
     """The body of a small answer, as much of it as comes."""
-    found, ends_at = b"", time.monotonic() + _PATIENCE
+    found, ends_at = b"", time.monotonic() + seconds
     try:
         while len(found) < most:
             chunk = response.read(ends_at - time.monotonic())
@@ -196,9 +198,9 @@ def read_all(response: SyncResponse, most: int = ERROR_BODY) -> bytes:
     return found[:most]
 
 
-async def aread_all(response: AsyncResponse, most: int = ERROR_BODY) -> bytes:
+async def aread_all(response: AsyncResponse, most: int = ERROR_BODY, seconds: float = _ERROR_PATIENCE) -> bytes:
     """As `read_all`."""
-    found, ends_at = b"", time.monotonic() + _PATIENCE
+    found, ends_at = b"", time.monotonic() + seconds
     try:
         while len(found) < most:
             chunk = await response.read(ends_at - time.monotonic())

@@ -100,6 +100,7 @@ class Exchange:
         self._limit = time.monotonic() + self.limits.first_token
         self._stage = "first_token"
         self._fresh = self._over = False
+        self._status: int | None = None
         self._reason: Literal["stop", "length"] | None = None
         self._usage: Usage | None = None
         self._decoder: Any = None
@@ -129,7 +130,7 @@ class Exchange:
         Raises:
             ProtocolError: a success that is no reply.
         """
-        self.headers, self.answered = headers, True
+        self.headers, self.answered, self._status = headers, True, status
         self.request_id = headers.get("x-request-id") or self.request_id
         if not 200 <= status < 300:
             return False
@@ -145,7 +146,7 @@ class Exchange:
         elif kind == "application/json" and self.server.framing == "sse":
             self._whole = bytearray()
         elif kind in ("text/html", "application/xhtml+xml"):
-            raise self._protocol(f"is a web page ({kind}), as a login page or a proxy sends; check base_url")
+            raise self._protocol("is a web page, as a login page or a proxy sends; check base_url")
         elif self.server.framing == "lines":
             self._decoder = Lines()
         else:
@@ -194,7 +195,7 @@ class Exchange:
         if self._reason is not None:
             self._finish()
             return None
-        if isinstance(error, RemoteError) and not self.began:
+        if isinstance(error, RemoteError) and not self.began and not self._whole:
             return self.signed(
                 RemoteConnectionError("the endpoint closed the connection before the reply began; ask again")
             )
@@ -211,12 +212,10 @@ class Exchange:
         for name, data in raws:
             if self._over:
                 return
-            if data == b"[DONE]":
+            if data.strip() == b"[DONE]":
                 self._last_word()
                 continue
-            piece = self._take(self._event(name, data))
-            if piece is not None:
-                yield piece
+            yield from self._take(self._event(name, data))
 
     def _event(self, name: str, data: bytes) -> Event:
         self.began = self._fresh = True
@@ -240,15 +239,16 @@ class Exchange:
             raise self._server_error(event.error, event.code)
         return event
 
-    def _take(self, event: Event) -> Piece | None:
+    def _take(self, event: Event) -> Iterator[Piece]:
         if event.usage is not None:
             self._usage = event.usage
+        if event.text:
+            yield Piece(_whole_characters(event.text), self._usage)
         if event.finish_reason is not None:
             self._reason = self._good(event.finish_reason)
             self._limit = time.monotonic() + _GRACE
         if event.done:
             self._last_word()
-        return Piece(event.text, self._usage) if event.text else None
 
     def _good(self, word: Any) -> Literal["stop", "length"]:
         reason = reason_of(str(word))
@@ -289,12 +289,20 @@ class Exchange:
             return
         if not self._whole:
             raise self._protocol("is empty")
-        piece = self._take(self._event("", bytes(self._whole)))
+        self._check_whole(bytes(self._whole))
+        yield from self._take(self._event("", bytes(self._whole)))
         if self._reason is None:
             raise self._protocol("has no finish reason")
-        if piece is not None:
-            yield piece
         self._finish()
+
+    def _check_whole(self, body: bytes) -> None:
+        """A whole answer has a text, if it may be null; an event of a stream need not."""
+        try:
+            choice = json.loads(body)["choices"][0]
+        except (IndexError, KeyError, TypeError, ValueError):
+            return  # `_event` says what is wrong with it
+        if not isinstance(choice, dict) or not {"text", "message"} & choice.keys():
+            raise self._protocol("has no text")
 
     # --- errors ---
 
@@ -304,7 +312,8 @@ class Exchange:
         return error
 
     def _protocol(self, what: str) -> RemoteError:
-        return self.signed(ProtocolError(f"the endpoint's answer {what}"))
+        kind = self.private.scrub(self.headers.get("content-type") or "no content type")[:60]
+        return self.signed(ProtocolError(f"the endpoint's answer ({kind}) {what}", status=self._status))
 
     def _interrupted(self) -> RemoteError:
         return self.signed(
@@ -331,6 +340,15 @@ class Exchange:
 
     def _quoted(self, text: str) -> str:
         return self.private.scrub(text)[:40]
+
+
+def _whole_characters(text: str) -> str:
+    """Half a surrogate pair, which JSON can write and no text can hold, becomes U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def _said(body: bytes) -> tuple[str, str]:

@@ -77,8 +77,10 @@ class ServerSentEvents:
         found: list[Raw] = []
         for line in self._reader.lines(chunk):
             if not line:
-                if self._data or self._name:
+                if self._data or self._name == "error":
                     found.append(self._take())
+                else:  # an event without data is none, by the grammar
+                    self._name = ""
             else:
                 self._field(line)
         return found
