@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from karakuri_integrations.engines.addresses import addresses_of
 from karakuri_integrations.engines.servers import SERVERS, Recognised, Server
 
 Answers = dict[str, tuple[int, Any]]
@@ -225,3 +226,18 @@ def test_who_cannot_count() -> None:
     assert {one.name for one in SERVERS.values() if one.tokenize is None} == {
         "ollama", "transformers", "chat", "sagemaker", "openai",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
+@pytest.mark.parametrize(("name", "route"), [("tgi", "/generate_stream"), ("vllm", "/v1/completions")])
+def test_a_hugging_face_inference_endpoint_is_an_address_like_any_other(name: str, route: str, path: str) -> None:
+    """It runs TGI's or vLLM's container; the hub's token goes as every key does."""
+    root = "https://xyz.eu-west-1.aws.endpoints.huggingface.cloud"
+    assert addresses_of(root + path)[0].root + SERVERS[name].route == root + route
+    source = next(source for source, (known, *_) in SEEN.items() if known == name)
+    assert recognise(SEEN[source][1]) == (name, Recognised((MODEL,), 4096))
+
+
+def test_a_sagemaker_address_keeps_its_endpoint() -> None:
+    url = "https://runtime.sagemaker.us-east-1.amazonaws.com/endpoints/karakuri"
+    assert addresses_of(url)[0].root + SERVERS["sagemaker"].route == f"{url}/invocations-response-stream"
