@@ -16,8 +16,10 @@ import argparse
 import importlib.metadata
 import logging
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,8 +51,11 @@ def _openai_like(url: str, row: Row) -> Any:
 
 def peers() -> tuple[Client, ...]:
     """The other clients that are installed."""
-    asks = {"ChatOpenAI": (_chat_openai, ask_langchain), "OpenAILike": (_openai_like, ask_llama_index)}
-    return tuple(Client(name, *asks[name]) for name, package in PEERS.items() if version(package))
+    known = (
+        Client("ChatOpenAI", "langchain_openai", _chat_openai, ask_langchain),
+        Client("OpenAILike", "llama_index.llms.openai_like", _openai_like, ask_llama_index),
+    )
+    return tuple(client for client in known if version(PEERS[client.name]))
 
 
 def version(package: str) -> str:
@@ -125,9 +130,9 @@ def table(rows: Iterable[Row], clients: tuple[Client, ...], out: Any) -> tuple[l
     counts: dict[str, Counter[str]] = {client.name: Counter() for client in clients}
     print("| case | fault | " + " | ".join(client.name for client in clients) + " |", file=out)
     print("|---|---|" + "---|" * len(clients), file=out)
-    with servers() as at:
-        for row in rows:
-            runs = run_row(row, clients, at)
+    with servers(clients) as at, ThreadPoolExecutor(4) as threads:
+        for row, made in [(row, threads.submit(run_row, row, clients, at)) for row in rows]:
+            runs = made.result()
             by = {client.name: [run for run in runs if run.client is client] for client in clients}
             print(f"| {row.case} | {row.name} | " + " | ".join(cell(row, by[c.name]) for c in clients) + " |", file=out)
             out.flush()
@@ -156,7 +161,8 @@ def main() -> int:
     parser.add_argument("--ours", action="store_true", help="leave the others out")
     parser.add_argument("--out", help="write the table into this file")
     asked = parser.parse_args()
-    logging.disable(logging.CRITICAL)  # other clients' transports complain about closed loops
+    logging.disable(logging.CRITICAL)  # other clients' transports complain about closed loops, their models of shapes
+    warnings.simplefilter("ignore")
     others = () if asked.ours else peers()
     rows = [row for row in ROWS if asked.only.lower() in row.name.lower()]
     out = open(asked.out, "w", encoding="utf-8") if asked.out else sys.stdout  # noqa: SIM115  # closed by the exit

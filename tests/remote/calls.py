@@ -7,6 +7,7 @@ others come in through `Client` as well (`cookbook/remote/faults.py`), so that a
 from __future__ import annotations
 
 import asyncio
+import importlib
 import itertools
 import threading
 import time
@@ -24,7 +25,7 @@ __all__ = ["OURS", "PATIENCE", "Client", "Outcome", "Run", "problems", "run_row"
 
 MODEL = "karakuri-ai/karakuri-lm-70b-chat-v0.1"
 #: Seconds after which another client's call counts as hung; ours must keep to the row's own limit.
-PATIENCE = 30.0
+PATIENCE = 20.0
 
 
 @dataclass
@@ -46,9 +47,10 @@ Ask = Callable[[Any, str, Outcome], Any]
 
 @dataclass(frozen=True)
 class Client:
-    """One class under test. `make` gets the base url and a row."""
+    """One class under test, and the module it comes from. `make` gets the base url and a row."""
 
     name: str
+    module: str
     make: Callable[[str, Row], Any]
     ask: Ask
 
@@ -166,8 +168,8 @@ def _karakuri_llm(url: str, row: Row) -> Any:
 
 
 OURS = (
-    Client("ChatKarakuri", _chat_karakuri, ask_langchain),
-    Client("KarakuriLLM", _karakuri_llm, ask_llama_index),
+    Client("ChatKarakuri", "karakuri_integrations.langchain", _chat_karakuri, ask_langchain),
+    Client("KarakuriLLM", "karakuri_integrations.llama_index", _karakuri_llm, ask_llama_index),
 )
 
 
@@ -184,8 +186,10 @@ class Servers:
 
 
 @contextmanager
-def servers() -> Iterator[Servers]:
-    """Start them; all are closed on leaving."""
+def servers(clients: tuple[Client, ...] = OURS) -> Iterator[Servers]:
+    """Start them; all are closed on leaving. The clients' modules are imported here, once, and not by many threads."""
+    for client in clients:
+        importlib.import_module(client.module)
     with Loopback() as main, Loopback() as elsewhere, refusing_port() as refused, full_port() as full:
         there = f"http://127.0.0.1:{elsewhere.port}"
         site = Site(there, f"http://127.0.0.1:{refused}/v1", f"http://127.0.0.1:{full}/v1")
