@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing
+from contextlib import closing
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from ._llama_index_messages import Answer, Answers, whole
+from .closing import aclosing
 from .conversation import Delta, Message
 from .generation import fold
 from .provider import Call, Provider

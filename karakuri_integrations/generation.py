@@ -6,9 +6,10 @@ Everything above works on deltas; everything below on pieces. The two functions 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import aclosing, closing
+from contextlib import closing
 from typing import Protocol, cast, runtime_checkable
 
+from .closing import aclosing
 from .conversation import Delta, Piece, Prompt, Reply, Sampling
 from .errors import EngineError
 from .reply import Decoder

@@ -8,7 +8,7 @@ and prompts are the Provider's (`provider`).
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, closing
+from contextlib import AsyncExitStack, closing
 from typing import Any, Self, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -37,6 +37,7 @@ from ._langchain_fields import (
 )
 from ._langchain_messages import PROVIDER, to_chunk, to_prompt_value, to_result, to_values
 from .attributes import AttributeLike, AttributePolicy, SteeringAttributes
+from .closing import aclose, aclosing
 from .conversation import Sampling
 from .errors import OptionError
 from .generation import Engine
@@ -327,7 +328,7 @@ class ChatKarakuri(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         chunks = self._achunks(messages, stop, kwargs)
         if self._open is not None:
-            self._open.push_async_callback(chunks.aclose)
+            self._open.push_async_callback(aclose, chunks)
         return chunks
 
     async def _achunks(

@@ -202,7 +202,7 @@ class KarakuriLLM(FunctionCallingLLM):
 
     @classmethod
     def _defaults(cls) -> dict[str, Any]:
-        return {name: field.default for name, field in cls.model_fields.items()}
+        return {name: field.get_default(call_default_factory=True) for name, field in cls.model_fields.items()}
 
     @classmethod
     def class_name(cls) -> str:

@@ -135,7 +135,7 @@ def _remote_engine(fields: EngineFields) -> Engine:
         server=fields.server,
         template=fields.template,
         api_key=_plain(fields.api_key),
-        default_headers={name: _plain(value) or "" for name, value in (fields.default_headers or {}).items()},
+        default_headers=_plain_headers(fields.default_headers),
         tokenizer=fields.tokenizer,
         context_window=fields.context_window,
         max_retries=fields.max_retries,
@@ -144,6 +144,11 @@ def _remote_engine(fields: EngineFields) -> Engine:
         http_client=fields.http_client,
         http_async_client=fields.http_async_client,
     )
+
+
+def _plain_headers(headers: Any) -> Any:
+    """The headers' texts; what is no mapping is refused by the engine."""
+    return {name: _plain(value) for name, value in headers.items()} if isinstance(headers, Mapping) else headers
 
 
 def _plain(secret: Any) -> str | None:

@@ -114,7 +114,10 @@ class Asker:
         trials = find_way(model)
         trial = next(trials)
         while True:
-            status, answer = self.fetch("POST", server.route, coded(trial.body), patience=self.limits.first_token)
+            retries = self.max_retries if trial.must_answer else 0  # a refusal is what the bad one is sent for
+            status, answer = replace(self, max_retries=retries).fetch(
+                "POST", server.route, coded(trial.body), patience=self.limits.first_token
+            )
             if trial.must_answer and status not in (200, 400, 422):
                 raise self._exchange(server.route).refused(status, answer)
             try:
@@ -179,7 +182,7 @@ def coded(body: Mapping[str, Any]) -> bytes:
 def _json(answer: bytes) -> Any:
     try:
         return json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

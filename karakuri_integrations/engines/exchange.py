@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ _log = logging.getLogger("karakuri_integrations")
 ERROR_BODY: Final = 65536
 _QUOTED: Final = 500
 _ECHO: Final = 24
+_ID: Final = re.compile(r"[\w.:-]{1,120}")
 _WHOLE_BODY: Final = 64 * 1024 * 1024
 #: Seconds to wait for counts after the last token, and for the end of the body after the server's last word.
 _GRACE, _GRACE_DONE = 2.0, 0.25
@@ -122,6 +124,10 @@ class Exchange:
             return self.signed(timed_out("total", self.limits.total or 0.0))
         return self.signed(timed_out(self._stage, getattr(self.limits, self._stage)))
 
+    def _own_id(self, value: str | None) -> str:
+        """The server's id of the request, unless it is none that may be shown."""
+        return value if value and _ID.fullmatch(value) and self.private.scrub(value) == value else ""
+
     # --- the answer's head ---
 
     def begin(self, status: int, headers: Mapping[str, str]) -> bool:
@@ -131,7 +137,7 @@ class Exchange:
             ProtocolError: a success that is no reply.
         """
         self.headers, self.answered, self._status = headers, True, status
-        self.request_id = headers.get("x-request-id") or self.request_id
+        self.request_id = self._own_id(headers.get("x-request-id")) or self.request_id
         if not 200 <= status < 300:
             return False
         kind = (headers.get("content-type") or "").split(";")[0].strip().lower()
@@ -219,25 +225,28 @@ class Exchange:
 
     def _event(self, name: str, data: bytes) -> Event:
         self.began = self._fresh = True
-        try:
-            payload = json.loads(data)
-        except ValueError:
-            if name == "error":
-                raise self._server_error(data.decode("utf-8", "replace"), "") from None
-            raise self._protocol("holds an event that is no JSON") from None
+        payload = _parsed(data)  # errors are raised outside `except`: a decoder's error holds the document
+        if payload is _NO_JSON and name == "error":
+            raise self._server_error(data.decode("utf-8", "replace"), "")
+        if payload is _NO_JSON:
+            raise self._protocol("holds an event that is no JSON")
         if error := error_of(payload) or (("no message", "") if name == "error" else None):
             raise self._server_error(*error)
         if not isinstance(payload, dict):
             raise self._protocol("holds an event that is no JSON object")
-        try:
-            event = self.server.read(name, payload)
-            if not isinstance(event.text, str):
-                raise TypeError
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-            raise self._protocol(f"holds an event of another shape than {self.server.name}'s; check server=") from None
+        event = self._understood(name, payload)
+        if event is None:
+            raise self._protocol(f"holds an event of another shape than {self.server.name}'s; check server=")
         if event.error is not None:
             raise self._server_error(event.error, event.code)
         return event
+
+    def _understood(self, name: str, payload: dict[str, Any]) -> Event | None:
+        try:
+            event = self.server.read(name, payload)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            return None
+        return event if isinstance(event.text, str) else None
 
     def _take(self, event: Event) -> Iterator[Piece]:
         if event.usage is not None:
@@ -255,9 +264,8 @@ class Exchange:
         if reason is None and str(word) in _BAD_REASONS:
             raise self._server_error(f"finish_reason {word}", str(word))
         if reason is None:
-            _log.warning(
-                "the server ended the reply with the unknown finish reason %r; it counts as stop", str(word)[:40]
-            )
+            shown = self.private.scrub(str(word))[:40]
+            _log.warning("the server's finish reason %r is not known; it counts as stop", shown)
         return reason or "stop"
 
     def _last_word(self) -> None:
@@ -297,10 +305,11 @@ class Exchange:
 
     def _check_whole(self, body: bytes) -> None:
         """A whole answer has a text, if it may be null; an event of a stream need not."""
-        try:
-            choice = json.loads(body)["choices"][0]
-        except (IndexError, KeyError, TypeError, ValueError):
+        payload = _parsed(body)
+        choices = payload.get("choices") if isinstance(payload, dict) else None
+        if not isinstance(choices, list) or not choices:
             return  # `_event` says what is wrong with it
+        choice = choices[0]
         if not isinstance(choice, dict) or not {"text", "message"} & choice.keys():
             raise self._protocol("has no text")
 
@@ -342,6 +351,16 @@ class Exchange:
         return self.private.scrub(text)[:40]
 
 
+_NO_JSON: Final = object()
+
+
+def _parsed(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return _NO_JSON
+
+
 def _whole_characters(text: str) -> str:
     """Half a surrogate pair, which JSON can write and no text can hold, becomes U+FFFD."""
     try:
@@ -353,10 +372,9 @@ def _whole_characters(text: str) -> str:
 
 def _said(body: bytes) -> tuple[str, str]:
     """(text, kind) of an error's body: the message in its JSON, else the text itself unless it is a web page."""
+    payload = _parsed(body)
     text = body.decode("utf-8", "replace")
-    try:
-        payload = json.loads(text)
-    except ValueError:
+    if payload is _NO_JSON:
         return ("" if text.lstrip()[:1] == "<" else text), ""
     return error_of(payload) or (text, "")
 

@@ -189,12 +189,14 @@ class SyncResponse:
         if self._socket is not None:
             self._socket.settimeout(seconds)
         urllib3 = _import_urllib3()
+        failure: BaseException
         try:
             return bytes(self._response.read1(_READ, decode_content=False))
         except (urllib3.exceptions.ReadTimeoutError, TimeoutError):
-            raise TimeoutError from None
+            failure = TimeoutError()
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise _cut(error) from error
+            failure = _cut(error)
+        raise failure  # outside `except`: a library's error can hold what the server echoed
 
     def finish(self) -> None:
         """The body was read to its end: the connection can serve again."""
@@ -220,25 +222,28 @@ def open_(
     errors = urllib3.exceptions
     manager = client if client is not None else _sync_pool(request.url)
     patience = urllib3.Timeout(connect=min(limits.connect, max(seconds, 0.001)), read=max(seconds, 0.001))
+    failure: BaseException
     try:
-        response = manager.request(
-            request.method, request.url, body=request.body, headers=dict(request.headers), timeout=patience,
-            retries=False, redirect=False, preload_content=False, decode_content=False,
-            pool_timeout=min(limits.pool, max(seconds, 0.001)),
+        return SyncResponse(
+            manager.request(
+                request.method, request.url, body=request.body, headers=dict(request.headers), timeout=patience,
+                retries=False, redirect=False, preload_content=False, decode_content=False,
+                pool_timeout=min(limits.pool, max(seconds, 0.001)),
+            )
         )  # fmt: skip
-    except errors.ConnectTimeoutError as error:
-        if isinstance(error, errors.NewConnectionError):
-            raise _unreachable(error) from error
-        raise _late("connect", limits.connect, seconds) from None
+    except errors.NewConnectionError as error:
+        failure = _unreachable(error)
+    except errors.ConnectTimeoutError:
+        failure = _late("connect", limits.connect, seconds)
     except errors.EmptyPoolError:
-        raise _late("pool", limits.pool, seconds) from None
+        failure = _late("pool", limits.pool, seconds)
     except (errors.ReadTimeoutError, TimeoutError):
-        raise TimeoutError from None
-    except errors.LocationValueError as error:
-        raise OptionError("base_url is no URL of a host") from error
-    except (errors.HTTPError, OSError) as error:
-        raise _unreachable(error) from error
-    return SyncResponse(response)
+        failure = TimeoutError()
+    except errors.LocationValueError:
+        failure = OptionError("base_url is no URL of a host")
+    except (errors.HTTPError, OSError, ValueError) as error:
+        failure = _unreachable(error)
+    raise failure  # outside `except`: a library's error holds the connection, and so the headers
 
 
 def _late(stage: str, limit: float, seconds: float) -> BaseException:
@@ -302,6 +307,7 @@ class AsyncResponse:
         self._at = float("inf")
         self._timer: asyncio.TimerHandle | None = None
         self._late = False
+        self._broken: BaseException | None = None
         self.status: int = response.status
         self.headers: Mapping[str, str] = response.headers
 
@@ -309,18 +315,34 @@ class AsyncResponse:
         """As SyncResponse.read."""
         if seconds <= 0:
             raise TimeoutError
+        if self._broken is not None:
+            raise self._broken
         self._watch(self._loop.time() + seconds)
+        failure: BaseException | None = None
+        data = b""
         try:
             data = await self._response.content.readany()
-        except (OSError, _client_error()) as error:
-            if self._late:
-                raise TimeoutError from None
-            raise _cut(error) from error
+        except (OSError, _client_error(), ValueError) as error:
+            failure = _cut(error)
+            data = self._left()
         finally:
             self._at = float("inf")
         if self._late and not data:  # closing the connection ends a body that has no length
             raise TimeoutError
+        if failure is not None and data:
+            self._broken, failure = failure, None
+        if failure is not None:
+            raise failure  # outside `except`: a library's error can hold what the server echoed
         return data
+
+    def _left(self) -> bytes:
+        """What had arrived when the connection broke: aiohttp raises before it gives that out."""
+        content = self._response.content
+        content.set_exception(None)  # type: ignore[arg-type]
+        try:
+            return content.read_nowait()
+        except Exception:  # noqa: BLE001  # whatever it raises, there is nothing left
+            return b""
 
     def _watch(self, at: float) -> None:
         self._at = at
@@ -368,22 +390,25 @@ async def aopen(
     session = client if client is not None else await _session()
     patience = aiohttp.ClientTimeout(total=None, connect=limits.pool + limits.connect, sock_connect=limits.connect)
     started = time.monotonic()
+    failure: BaseException
     try:
         async with asyncio.timeout(max(seconds, 0.001)):
-            response = await session.request(
-                request.method, request.url, data=request.body, headers=dict(request.headers), timeout=patience,
-                allow_redirects=False,
+            return AsyncResponse(
+                await session.request(
+                    request.method, request.url, data=request.body, headers=dict(request.headers), timeout=patience,
+                    allow_redirects=False,
+                )
             )  # fmt: skip
     except aiohttp.ServerTimeoutError:
         stage = "pool" if time.monotonic() - started >= limits.pool else "connect"
-        raise _late(stage, limits.pool if stage == "pool" else limits.connect, seconds) from None
+        failure = _late(stage, limits.pool if stage == "pool" else limits.connect, seconds)
     except TimeoutError:
-        raise TimeoutError from None
-    except aiohttp.InvalidURL as error:
-        raise OptionError("base_url is no URL of a host") from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise _unreachable(error) from error
-    return AsyncResponse(response)
+        failure = TimeoutError()
+    except aiohttp.InvalidURL:
+        failure = OptionError("base_url is no URL of a host")
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        failure = _unreachable(error)
+    raise failure  # outside `except`: a library's error holds the request, and so the headers
 
 
 def close_all() -> None:

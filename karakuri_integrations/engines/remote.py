@@ -16,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from .. import __version__
+from ..closing import aclose
 from ..conversation import Control, Piece, Prompt, Sampling
 from ..errors import (
     ContextOverflowError,
@@ -122,6 +123,8 @@ class RemoteEngine:
                 "base_url holds a user name and password and another key is given; one Authorization header is sent, "
                 "so give one of them"
             )
+        if api_key is not None and not isinstance(api_key, str):
+            raise OptionError(f"api_key must be text, got a {type(api_key).__name__}")
         if api_key and (not api_key.isascii() or any(ord(one) <= 32 for one in api_key)):
             raise OptionError(
                 "api_key holds a blank or a character that no key has; was it read from a file with its line end?"
@@ -271,7 +274,7 @@ class RemoteEngine:
                 failed = endpoint_failed(error)
                 pause = call.pause(error, exchange)
             finally:
-                await pieces.aclose()  # type: ignore[attr-defined]
+                await aclose(pieces)
                 call.known.endpoints.give_back(endpoint, failed=failed if not exchange.done else False)
             await asyncio.sleep(pause)
 

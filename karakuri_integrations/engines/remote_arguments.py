@@ -33,8 +33,10 @@ def warn_of_plain_http(origin: str) -> None:
 
 
 def checked_limits(timeouts: Mapping[str, Any] | Limits | None) -> Limits:
+    """Seconds by stage, as Limits."""
     if timeouts is None or isinstance(timeouts, Limits):
         return timeouts or Limits()
+    _mapping("timeouts", timeouts)
     names = [one.name for one in fields(Limits) if one.name != "total"]
     for name, value in timeouts.items():
         if name not in names:
@@ -46,16 +48,25 @@ def checked_limits(timeouts: Mapping[str, Any] | Limits | None) -> Limits:
     return Limits(**{name: float(value) for name, value in timeouts.items()})
 
 
+def _mapping(name: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise OptionError(f"{name} must be a mapping, got a {type(value).__name__}")
+
+
 def checked_headers(given: Mapping[str, str] | None) -> dict[str, str]:
+    """A copy of the headers; no value is shown in an error."""
+    _mapping("default_headers", given or {})
     for name, value in (given or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
-            raise OptionError("default_headers must be text by text")
+            raise OptionError("default_headers: names and values must be text")
         if any(ord(one) < 32 or ord(one) == 127 for one in name + value) or not name.strip():
             raise OptionError(f"default_headers: {name[:40]!r} or its value holds a character that no header may hold")
     return dict(given or {})
 
 
 def checked_extra(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A copy of extra_body without the fields that are written here."""
+    _mapping("extra_body", given or {})
     for name in given or {}:
         if name in _OWN_KEYS:
             raise OptionError(f"extra_body cannot set {name!r}: this class writes it")
