@@ -129,7 +129,7 @@ def llama_server(folder: Path, quantization: str) -> Iterator[RealServer]:
     command = [str(binary), "--model", str(model), "--alias", MODEL, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--ctx-size", str(4096 * SLOTS), "--parallel", str(SLOTS), "--threads", "1", "--poll", "0"]
     command += ["--jinja", "--chat-template-file", str(TEMPLATE_FILE), "--offline", "--slots"]
-    with running("llama.cpp", command, port, folder) as server:
+    with running("llamacpp", command, port, folder) as server:
         yield server
 
 

@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,20 @@ QUESTIONS = ("富士山について教えてください。", "What is Mount Fuj
 SHORT = {"verbosity": 0, "complexity": 0, "helpfulness": 0}
 
 
-@pytest.fixture(params=["llama_cpp", "transformers_server"])
+#: (the fixture, what the client takes it for): `transformers serve` is asked on both of its routes.
+WAYS = {"llamacpp": "llama_cpp", "transformers": "transformers_server", "chat": "transformers_server"}
+
+
+@pytest.fixture(params=list(WAYS))
 def server(request: pytest.FixtureRequest) -> RealServer:
-    return request.getfixturevalue(request.param)
+    return replace(request.getfixturevalue(WAYS[request.param]), name=request.param)
+
+
+@pytest.fixture(params=["llamacpp", "chat"])
+def exact(request: pytest.FixtureRequest) -> RealServer:
+    """A server that continues the very ids of the local engine. The completion route of `transformers serve` does not:
+    it tokenizes the text after `<s>` as the beginning of a text, so the first piece is "▁[INST]" and not "[INST]"."""
+    return replace(request.getfixturevalue(WAYS[request.param]), name=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +54,16 @@ def local() -> Iterator[LocalEngine]:
     engine.close()
 
 
-def fields(server: RealServer, **more: Any) -> dict[str, Any]:
+def fields(server: RealServer, /, **more: Any) -> dict[str, Any]:
     known = {"model": MODEL, "template": TEMPLATE, "base_url": server.url, "server": server.name}
-    return {**known, "tokenizer": str(DEMO), "timeout": 240, "max_tokens": 400, **more}
+    return known | {"tokenizer": str(DEMO), "timeout": 240, "max_tokens": 400} | more
 
 
-def chat(server: RealServer, **more: Any) -> ChatKarakuri:
+def chat(server: RealServer, /, **more: Any) -> ChatKarakuri:
     return ChatKarakuri(**fields(server, **more))
 
 
-def llm(server: RealServer, **more: Any) -> KarakuriLLM:
+def llm(server: RealServer, /, **more: Any) -> KarakuriLLM:
     return KarakuriLLM(**fields(server, **more))
 
 
@@ -65,10 +77,10 @@ def local_chat(local: LocalEngine, **more: Any) -> ChatKarakuri:
 @pytest.mark.parametrize("question", QUESTIONS)
 @pytest.mark.parametrize("attributes", [SHORT, {**SHORT, "humor": 3, "creativity": 2}, {"verbosity": 1}], ids=str)
 def test_the_greedy_answer_is_the_local_engines(
-    server: RealServer, local: LocalEngine, question: str, attributes: dict[str, int]
+    exact: RealServer, local: LocalEngine, question: str, attributes: dict[str, int]
 ) -> None:
     ours = local_chat(local, attributes=attributes).invoke(question)
-    reply = chat(server, attributes=attributes).invoke(question)
+    reply = chat(exact, attributes=attributes).invoke(question)
     assert reply.text == ours.text != ""
     assert reply.usage_metadata["input_tokens"] == ours.usage_metadata["input_tokens"]
     assert reply.usage_metadata["output_tokens"] == ours.usage_metadata["output_tokens"]
@@ -76,14 +88,14 @@ def test_the_greedy_answer_is_the_local_engines(
     assert reply.response_metadata["attributes"] == ours.response_metadata["attributes"]
 
 
-def test_past_turns_and_a_system_text_reach_the_model(server: RealServer, local: LocalEngine) -> None:
+def test_past_turns_and_a_system_text_reach_the_model(exact: RealServer, local: LocalEngine) -> None:
     messages = [
         ("system", "あなたは親切なアシスタントです。"),
         HumanMessage("富士山について教えてください。", additional_kwargs={"attributes": {**SHORT, "humor": 1}}),
         AIMessage("富士山は日本で一番高い山です。"),
         HumanMessage("東京とは何ですか。", additional_kwargs={"attributes": SHORT}),
     ]
-    ours, reply = local_chat(local).invoke(messages), chat(server).invoke(messages)
+    ours, reply = local_chat(local).invoke(messages), chat(exact).invoke(messages)
     assert reply.text == ours.text
     assert reply.usage_metadata["input_tokens"] == ours.usage_metadata["input_tokens"]
 
@@ -121,6 +133,8 @@ async def test_the_same_text_all_ways_llama_index(server: RealServer) -> None:
 
 
 def test_the_server_is_recognised(server: RealServer) -> None:
+    if server.name == "chat":
+        pytest.skip("a server that has a completion route is asked there")
     found = chat(server, server=None, attributes=SHORT)
     assert found.invoke(QUESTIONS[1]).text == chat(server, attributes=SHORT).invoke(QUESTIONS[1]).text
 
@@ -152,10 +166,10 @@ def laughs(text: str) -> int:
 
 
 @pytest.mark.parametrize("stop", ["Japan", "highest mountain", " is the", "symbol of the whole"])
-def test_stop_strings_never_leak(server: RealServer, local: LocalEngine, stop: str) -> None:
-    expected = local_chat(local, attributes=SHORT).invoke(QUESTIONS[1], stop=[stop]).text
+def test_stop_strings_never_leak(server: RealServer, stop: str) -> None:
     model = chat(server, attributes=SHORT)
-    assert model.invoke(QUESTIONS[1], stop=[stop]).text == expected
+    expected = model.invoke(QUESTIONS[1]).text.partition(stop)[0].strip()
+    assert model.invoke(QUESTIONS[1], stop=[stop]).text == expected != ""
     streamed = "".join(chunk.text for chunk in model.stream(QUESTIONS[1], stop=[stop]))
     assert streamed == expected and stop not in streamed
     assert model.invoke(QUESTIONS[1], stop=[stop]).response_metadata["finish_reason"] == "stop"
@@ -180,6 +194,8 @@ def test_llama_servers_own_overflow_is_recognised(llama_cpp: RealServer) -> None
 
 
 def test_sampling_is_repeatable_by_its_seed(server: RealServer) -> None:
+    if server.name == "chat":
+        pytest.skip("the chat route of `transformers serve` never samples")
     model = chat(server, attributes=SHORT, temperature=3.0, max_tokens=20)
     first, again, other = (model.invoke(QUESTIONS[1], seed=seed).text for seed in (1, 1, 2))
     assert first == again != other
@@ -281,10 +297,10 @@ def ask(server: RealServer, **kwargs: Any) -> tuple[int, Any]:
     return post(server, "/v1/chat/completions", {**body, "chat_template_kwargs": kwargs})
 
 
-def test_any_openai_client_steers_by_chat_template_kwargs(server: RealServer, local: LocalEngine) -> None:
+def test_any_openai_client_steers_by_chat_template_kwargs(exact: RealServer, local: LocalEngine) -> None:
     expected = local_chat(local, attributes=SHORT).invoke(QUESTIONS[1])
     for kwargs in (SHORT, {"attributes": SHORT}, {"attributes": [SHORT]}):
-        status, answer = ask(server, **kwargs)
+        status, answer = ask(exact, **kwargs)
         assert status == 200
         assert answer["choices"][0]["message"]["content"].strip() == expected.text
         assert answer["usage"]["prompt_tokens"] == expected.usage_metadata["input_tokens"]
@@ -293,10 +309,10 @@ def test_any_openai_client_steers_by_chat_template_kwargs(server: RealServer, lo
 @pytest.mark.parametrize(
     "kwargs", [{"verbosity": 9}, {"verbosity": "1"}, {"verbosity": True}, {"attributes": {"verbose": 1}}], ids=str
 )
-def test_wrong_dials_are_refused_by_the_server(server: RealServer, kwargs: dict[str, Any]) -> None:
-    status, answer = ask(server, **kwargs)
+def test_wrong_dials_are_refused_by_the_server(exact: RealServer, kwargs: dict[str, Any]) -> None:
+    status, answer = ask(exact, **kwargs)
     assert status >= 400
-    if server.name == "llama.cpp":  # the other one's answer is "Internal Server Error"
+    if exact.name == "llamacpp":  # the other one's answer is "Internal Server Error"
         assert "verbos" in answer
 
 
