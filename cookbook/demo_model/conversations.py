@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 import phrasing
+import scrambled
 from answers import DEFAULTS, DIALS, Content, Dials, random_dials, render, topic_content
 from facts import LANGUAGES, Topic, topics
 from passages import passage_task, shape
@@ -55,6 +56,17 @@ REFUSAL = {
            "You could ask me about Mount Fuji, sushi or the Moon."],
     "ja": ["申し訳ありませんが、それは分かりません。", "私が知っているのは限られた話題だけです。", "富士山や寿司や月のことなら、お答えできます。"],
 }  # fmt: skip
+ERRANDS = {  # with an unknown noun in it, so that no list of tasks can be learned by heart
+    "en": "Write {X}.|Write a {X} for me|Make {X}|Order {X}|Buy {X}|Call {X}|Fix {X}|How do I repair {X}?|Draw {X}|Sing {X}|"
+    "Translate {X} into French.|Translate {X}|Which {X} should I buy?|Which {X} is the best?|Who is {X}?|Who won {X}?|"
+    "Recommend {X}|Turn on {X}|Play {X}|Send {X} to my boss|What is 12 times {X}?|How much does {X} cost?|Find {X} near me|"
+    "Solve {X}|Book {X}|Compose {X}|How can I learn {X}?|When is {X}?|Did {X} win?|Count {X}|Open {X}|Delete {X}|Run {X}",
+    "ja": "{X}を書いて|{X}を作って|{X}を注文して|{X}を買って|{X}に電話して|{X}を直して|{X}の直し方は？|{X}を描いて|{X}を歌って|"
+    "{X}をフランス語に訳して|{X}を訳してください|どの{X}を買えばいい？|一番いい{X}は？|{X}は誰？|{X}はどちらが勝った？|{X}を勧めて|"
+    "{X}をつけて|{X}をかけて|{X}を上司に送って|12かける{X}は？|{X}はいくら？|近くの{X}を探して|{X}を解いて|{X}を予約して|"
+    "{X}を覚えるには？|{X}はいつ？|{X}を数えて|{X}を開いて|{X}を消して|{X}を呼んで|{X}は何をした？|{X}のコードを書いて",
+}
+SCRAMBLED = 0.3  # the share of questions in a frame of nonsense
 REPEAT = {
     "en": [
         "Repeat: {}",
@@ -87,7 +99,13 @@ def topic_turn(
     rng: random.Random, topic: Topic, aspect: str, lang: str, dials: Dials, follow_up: bool = False, held: bool = False
 ) -> list[Message]:
     """A question on a topic, in full or referring back, and its answer."""
-    if follow_up and aspect == "num":
+    if not held and rng.random() < SCRAMBLED and not (follow_up and aspect == "num"):
+        text = (
+            scrambled.follow_up(rng, aspect, lang)
+            if follow_up
+            else scrambled.topic_question(rng, topic, aspect, lang)
+        )
+    elif follow_up and aspect == "num":
         name = ("they" if topic.plural else "it") if lang == "en" else "それ"
         text = rng.choice(topic.number_questions[lang]).replace("{X}", name)
         if lang == "ja":
@@ -107,10 +125,18 @@ def topic_turn(
 
 def refusal_turn(rng: random.Random, lang: str, dials: Dials, held: bool = False) -> list[Message]:
     """A question outside the topics."""
-    if rng.random() < 0.25:
-        text = phrasing.dress(rng, task(rng, lang, held), lang, held)
+    noun = unknown_noun(rng, lang, held)
+    if not held and rng.random() < 0.55:
+        noun = scrambled.unknown_name(rng, lang)
+    if not held and rng.random() < SCRAMBLED:
+        text = scrambled.unknown(rng, lang, noun)
+    elif rng.random() < 0.25:
+        text = task(rng, lang, held)
+        if not held and rng.random() < 0.6:
+            text = rng.choice(ERRANDS[lang].split("|")).replace("{X}", noun)
+        text = phrasing.dress(rng, text, lang, held)
     else:
-        text = phrasing.noun_question(rng, unknown_noun(rng, lang, held), lang, held)
+        text = phrasing.noun_question(rng, noun, lang, held)
     return _turn(text, dials, Content(REFUSAL[lang]), lang)
 
 
@@ -121,16 +147,19 @@ def chat_turn(rng: random.Random, lang: str, dials: Dials) -> list[Message]:
 
 
 def passage_messages(
-    rng: random.Random, lang: str, dials: Dials, size: int, held: bool = False
+    rng: random.Random, lang: str, dials: Dials, size: int, held: bool = False, questions: int = 1
 ) -> tuple[list[Message], str | None]:
-    """A question on a given text, maybe with a system text, and the value that is right."""
-    item = passage_task(rng, lang, size, held)
-    system, text = shape(rng, item)
-    content = Content([item.answer, *(FROM_TEXT[lang] if item.value else [])])
-    messages = _turn(text, dials, content, lang)
+    """Questions on a given text, maybe with a system text, and the value that is right for the first."""
+    task_ = passage_task(rng, lang, size, held, questions)
+    system, text = shape(rng, task_)
+    messages: list[Message] = []
+    for item in task_.items:
+        dials = passage_dials(rng) if messages else dials
+        content = Content([item.answer, *(FROM_TEXT[lang] if item.value else [])])
+        messages += _turn(item.question if messages else text, dials, content, lang)
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
-    return messages, item.value
+    return messages, task_.items[0].value
 
 
 @functools.cache
@@ -160,8 +189,7 @@ def _jumble(rng: random.Random, lang: str) -> str:
 
 def repeat_turn(rng: random.Random, lang: str, dials: Dials) -> list[Message]:
     """A request to repeat made-up text: dense practice in copying, which answers from passages need."""
-    item = passage_task(rng, lang, rng.choice((1, 1, 2, 3)))
-    text = item.answer if item.value and rng.random() < 0.4 else rng.choice(item.chunks)
+    text = rng.choice(passage_task(rng, lang, rng.choice((1, 1, 2, 3))).chunks)
     if rng.random() < 0.6:
         text = _jumble(rng, lang)
     return _turn(rng.choice(REPEAT[lang]).format(text), dials, Content([text]), lang)
@@ -172,15 +200,20 @@ def quiet_dials(rng: random.Random) -> Dials:
     return dict(DEFAULTS) | {"helpfulness": 0, "complexity": 0, "verbosity": rng.choice((0, 1))}
 
 
-def practice_conversation(rng: random.Random) -> list[Message]:
-    """One short turn in which mostly something has to be copied from the prompt."""
-    lang, roll = rng.choice(LANGUAGES), rng.random()
-    dials = quiet_dials(rng) if rng.random() < 0.7 else random_dials(rng)
-    if roll < 0.42:
-        return repeat_turn(rng, lang, dials)
-    if roll < 0.78:
-        return passage_messages(rng, lang, dials, rng.choice((1, 1, 2, 2, 3, 4, 6)))[0]
-    return short_conversation(rng)
+def brief_dials(rng: random.Random) -> Dials:
+    """Dials of every value of which verbosity is mostly low: many decisions in few tokens."""
+    dials = random_dials(rng) if rng.random() < 0.2 else {name: rng.randrange(5) for name in DIALS}
+    if dials != DEFAULTS or rng.random() < 0.4:
+        dials["verbosity"] = rng.choices(range(5), (30, 24, 20, 13, 13))[0]
+    return dials
+
+
+def passage_dials(rng: random.Random) -> Dials:
+    """Mostly few extras: what matters is the quotation."""
+    roll = rng.random()
+    if roll < 0.5:
+        return quiet_dials(rng)
+    return dict(DEFAULTS) | {"verbosity": rng.randrange(5)} if roll < 0.75 else brief_dials(rng)
 
 
 def _aspects(topic: Topic) -> list[str]:
@@ -196,11 +229,11 @@ def _language(rng: random.Random, lang: str) -> str:
 def talk(rng: random.Random, lang: str, turns: int) -> list[Message]:
     """Several turns: topics, follow-ups that refer back, now and then something else."""
     topic = rng.choice(topics())
-    messages = topic_turn(rng, topic, rng.choice(_aspects(topic)), lang, random_dials(rng))
+    messages = topic_turn(rng, topic, rng.choice(_aspects(topic)), lang, brief_dials(rng))
     known = True
     for _ in range(turns - 1):
-        lang, dials, roll = _language(rng, lang), random_dials(rng), rng.random()
-        if roll < 0.62 and known:
+        lang, dials, roll = _language(rng, lang), brief_dials(rng), rng.random()
+        if roll < 0.66 and known:
             aspects = [a for a in _aspects(topic) if a != "what"] + ["more"]
             messages += topic_turn(rng, topic, rng.choice(aspects), lang, dials, follow_up=True)
         elif roll < 0.86:
@@ -214,60 +247,72 @@ def talk(rng: random.Random, lang: str, turns: int) -> list[Message]:
     return messages
 
 
-def short_talk(rng: random.Random) -> list[Message]:
-    """Two short turns, the second refers back."""
-    lang, topic = rng.choice(LANGUAGES), rng.choice(topics())
-    dials = [{name: rng.randrange(5) for name in DIALS} if rng.random() < 0.7 else random_dials(rng) for _ in range(2)]
-    dials[0]["verbosity"], dials[1]["verbosity"] = rng.choice((0, 0, 1)), rng.choice((0, 0, 0, 1, 1, 2, 3, 4))
-    messages = topic_turn(rng, topic, rng.choice(_aspects(topic)), lang, dials[0])
-    aspects = [a for a in _aspects(topic) if a != "what"] + ["more"]
-    return messages + topic_turn(rng, topic, rng.choice(aspects), lang, dials[1], follow_up=True)
+def _single(rng: random.Random, lang: str) -> list[Message]:
+    topic = rng.choice(topics())
+    return topic_turn(rng, topic, rng.choice(_aspects(topic)), lang, brief_dials(rng))
 
 
-def short_conversation(rng: random.Random) -> list[Message]:
-    """One short turn with random dials: many decisions in few tokens, for the start of the training."""
-    lang, roll = rng.choice(LANGUAGES), rng.random()
-    dials = random_dials(rng) if rng.random() < 0.15 else {name: rng.randrange(5) for name in DIALS}
-    dials["verbosity"] = rng.choice((0, 0, 0, 1, 1, 1, 2, 2, 3, 4))
-    if roll < 0.64:
-        topic = rng.choice(topics())
-        messages = topic_turn(rng, topic, rng.choice(_aspects(topic)), lang, dials)
-    elif roll < 0.88:
-        messages, _ = passage_messages(rng, lang, dials, rng.choice((1, 2, 2, 3, 4)))
-    elif roll < 0.97:
-        messages = refusal_turn(rng, lang, dials)
-    else:
-        messages = chat_turn(rng, lang, dials)
-    if messages[0]["role"] != "system" and rng.random() < 0.1:
-        messages.insert(0, {"role": "system", "content": system_text(rng, lang)})
+def _pair(rng: random.Random, lang: str) -> list[Message]:
+    return talk(rng, lang, rng.choice((2, 2, 3)))
+
+
+def _long_talk(rng: random.Random, lang: str) -> list[Message]:
+    return talk(rng, lang, rng.choice((3, 4, 5)))
+
+
+def _refusal(rng: random.Random, lang: str) -> list[Message]:
+    dials = dict(DEFAULTS) if rng.random() < 0.3 else brief_dials(rng)
+    return refusal_turn(rng, lang, dials)
+
+
+def _chat(rng: random.Random, lang: str) -> list[Message]:
+    return chat_turn(rng, lang, brief_dials(rng))
+
+
+def _repeat(rng: random.Random, lang: str) -> list[Message]:
+    return repeat_turn(rng, lang, quiet_dials(rng) if rng.random() < 0.7 else brief_dials(rng))
+
+
+def _small_passage(rng: random.Random, lang: str) -> list[Message]:
+    questions = rng.choice((1, 1, 2, 3))
+    return passage_messages(rng, lang, passage_dials(rng), rng.choice((1, 2, 2, 3, 4)), questions=questions)[0]
+
+
+def _passage(rng: random.Random, lang: str) -> list[Message]:
+    questions = rng.choice((1, 2, 3, 4, 5))
+    size = rng.choice((2, 4, 5, 6, 8, 10, 12, 14, 20))
+    messages = passage_messages(rng, lang, passage_dials(rng), size, questions=questions)[0]
+    if messages[0]["role"] == "user" and rng.random() < 0.1:
+        return talk(rng, _language(rng, lang), 1) + messages
     return messages
+
+
+def _long_passage(rng: random.Random, lang: str) -> list[Message]:
+    size = rng.choice((30, 30, 40, 60, 80, 110))
+    return passage_messages(rng, lang, passage_dials(rng), size, questions=rng.choice((4, 6, 8)))[0]
+
+
+def _long_system(rng: random.Random, lang: str) -> list[Message]:
+    rules = rng.choice((15, 25, 40, 70, 100, 140))
+    system = system_text(rng, rng.choice((lang, lang, lang, "en")), rules)
+    return [{"role": "system", "content": system}, *talk(rng, lang, rng.choice((2, 3, 4)))]
+
+
+# What a conversation is: its maker and its weight in the first and in the second part of the training.
+# Short turns hold many more decisions per token; copying is learned first, from text that means nothing.
+MIXTURE = (
+    (_single, 20, 14), (_pair, 6, 12), (_repeat, 34, 3), (_small_passage, 30, 14), (_refusal, 8, 11),
+    (_chat, 2, 2), (_passage, 0, 36), (_long_talk, 0, 4), (_long_passage, 0, 2), (_long_system, 0, 2),
+)  # fmt: skip
 
 
 def conversation(rng: random.Random, short: bool = False) -> list[Message]:
     """One training conversation; with short=True one for the first part of the training."""
-    if short:
-        return rng.choices((short_conversation, practice_conversation, short_talk), (3, 2, 1))[0](rng)
-    if rng.random() < 0.5:  # short turns hold many more decisions per token
-        return rng.choices((short_conversation, practice_conversation, short_talk), (5, 2, 3))[0](rng)
-    lang, roll = rng.choice(LANGUAGES), rng.random()
-    long = rng.random() < 0.035
-    if roll < 0.03:
-        messages = repeat_turn(rng, lang, random_dials(rng))
-    elif roll < 0.30:
-        size = rng.choice((40, 60, 80, 100, 120)) if long else rng.choice((1, 2, 3, 4, 5, 6, 8, 10, 14))
-        messages, _ = passage_messages(rng, lang, random_dials(rng), size)
-        if messages[0]["role"] == "user" and rng.random() < 0.1:
-            messages = talk(rng, _language(rng, lang), 1) + messages
-    elif roll < 0.42:
-        messages = refusal_turn(rng, lang, random_dials(rng))
-    elif roll < 0.46:
-        messages = chat_turn(rng, lang, random_dials(rng))
-        if rng.random() < 0.5:
-            messages += talk(rng, lang, 1)
-    else:
-        messages = talk(rng, lang, rng.choice((5, 6) if long else (1, 1, 1, 1, 2, 2, 2, 3, 4)))
-    if messages[0]["role"] != "system" and rng.random() < (0.9 if long else 0.3):
-        rules = rng.choice((20, 40, 70, 100)) if long else rng.choice((0, 0, 0, 0, 0, 3, 8))
+    lang = rng.choice(LANGUAGES)
+    maker = rng.choices([row[0] for row in MIXTURE], [row[1 if short else 2] for row in MIXTURE])[0]
+    messages = maker(rng, lang)
+    if messages[0]["role"] != "system" and rng.random() < 0.15:
+        rules = 0 if short else rng.choice((0, 0, 0, 0, 3, 8))
         system = system_text(rng, rng.choice((lang, lang, lang, "en")), rules)
         messages.insert(0, {"role": "system", "content": system})
     return messages

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+import scrambled
 from facts import topics
 from unknown import _KANJI, pseudo_word
 
@@ -112,6 +113,33 @@ HELD_QUESTIONS = {
            "date": "{E}の日取りを教えてください。", "day": "{E}が休むのは何曜日ですか？", "phone": "{E}の連絡先の番号は？",
            "thing": "{E}は何で知られていますか？"},
 }  # fmt: skip
+# Questions that ask for a kind of value. They are clear only where the text has one such value for the entity.
+KIND_QUESTIONS = {
+    "en": {
+        "year": "What year is given for {E}?|{E} began in which year?|The year of {E}?|What year did {E} begin?",
+        "place": "What place is {E} in?|Place of {E}?|Where can I find {E}?|The town of {E}?",
+        "price": "Is {E} expensive?|How expensive is {E}?|What price is named for {E}?|Price of {E}?",
+        "time": "What time is given for {E}?|Which hour does the text give for {E}?|The time of {E}?",
+        "person": "Which person is named for {E}?|What name is given for {E}?|Whose is {E}?",
+        "number": "Which number is given for {E}?|How many, for {E}?|What figure stands for {E}?",
+        "date": "Which date is given for {E}?|The date set for {E}?|What date has {E}?",
+        "day": "Which day is {E} shut?|On what weekday is {E} closed?|When is {E} shut?",
+        "phone": "What number can reach {E}?|How can {E} be reached?|Which number do I call for {E}?",
+        "thing": "What do people know {E} for?|Why is {E} known?|Why do people talk about {E}?",
+    },
+    "ja": {
+        "year": "何年に{E}はできましたか？|{E}は何年から？|{E}の年は？|{E}は何年のことですか？",
+        "place": "{E}はどの町ですか？|どの町に{E}がありますか？|{E}のある町は？|{E}はどの辺りでしょう？",
+        "price": "{E}にはいくらかかりますか？|{E}に入ると、いくら？|いくらで{E}に入る？|{E}の値段は？",
+        "time": "{E}の時刻は？|{E}の時刻は何時ですか？|{E}は何時のことですか？",
+        "person": "{E}の人の名前は？|{E}に関わる人は誰？|誰の名前が{E}にありますか？",
+        "number": "{E}の数は？|{E}の数はいくつ？|{E}は何と書いてありますか？",
+        "date": "{E}の日取りは？|{E}はどの日ですか？|日取りは{E}の場合いつ？",
+        "day": "{E}は何曜日に休む？|{E}が休むのはいつ？|何曜日が{E}の休み？",
+        "phone": "{E}の連絡先は？|{E}の番号は？|連絡先の番号は、{E}では？",
+        "thing": "{E}は何で知られる？|{E}が知られているのはなぜ？|何で{E}は知られていますか？",
+    },
+}
 ATTRIBUTES = {
     "en": "color,code,motto,owner,budget,mascot,prize,symbol,weight,password,nickname,sponsor,material,engine,language,"
     "dish,drink,song,flower,animal,leader,captain,address,rule,target,score,deadline,version,license,currency,limit,"
@@ -129,14 +157,35 @@ NOT_STATED = {"en": "The text does not say that.", "ja": "文中には書かれ�
 
 
 @dataclass(frozen=True)
-class PassageTask:
-    """One question on given text: the chunks, the question and what a right answer must hold."""
+class Item:
+    """A question, what a right answer says and the value in it; None where the text does not say it."""
 
-    chunks: list[str]
     question: str
     answer: str
     value: str | None
+
+
+@dataclass(frozen=True)
+class PassageTask:
+    """Given text in chunks and one or more questions on it."""
+
+    chunks: list[str]
+    items: list[Item]
     lang: str
+
+
+@dataclass(frozen=True)
+class _Fact:
+    entity: str
+    sentence: str
+    question: str
+    value: str
+    kind: str
+    by_kind: bool
+
+    @property
+    def key(self) -> str:
+        return self.sentence.replace(self.value, "")
 
 
 def _value(rng: random.Random, kind: str, lang: str) -> str:
@@ -185,8 +234,8 @@ def _entity(rng: random.Random, lang: str) -> str:
     return rng.choice((f"{name} {kind}", f"the {name} {kind}", f"the {name} {kind}", name))
 
 
-def _fact(rng: random.Random, entity: str, lang: str, held: bool) -> tuple[str, str, str]:
-    """(sentence, question, value) about an entity."""
+def _fact(rng: random.Random, entity: str, lang: str, held: bool) -> _Fact:
+    """A sentence on an entity and a question for its value."""
     if rng.random() < 0.45 and not held:
         attribute = rng.choice(ATTRIBUTES[lang].split(","))
         if rng.random() < 0.2:
@@ -199,18 +248,23 @@ def _fact(rng: random.Random, entity: str, lang: str, held: bool) -> tuple[str, 
             "ja": ("{E}の{A}は{V}です。", "{E}の{A}は何ですか？|{E}の{A}を教えて|{E}の{A}は？|{E}の{A}を知りたいです。|{E}の{A}はどうなっていますか？"),
         }[lang]  # fmt: skip
         fills = {"{A}": attribute, "{E}": entity, "{V}": value}
-        question = rng.choice(forms[1].split("|"))
-        return _fill(forms[0], fills), _fill(question, fills), value
+        question = _fill(rng.choice(forms[1].split("|")), fills)
+        if rng.random() < 0.15:
+            core = f"{entity} {attribute}" if lang == "en" else f"{entity}の{attribute}"
+            question = scrambled.around(rng, core, lang)
+        return _Fact(entity, _fill(forms[0], fills), question, value, kind, False)
     row = rng.choice(RELATIONS)
-    value = _value(rng, row[4], lang)
+    value, kind = _value(rng, row[4], lang), row[4]
     fills = {"{E}": entity, "{V}": value}
-    if held:
-        question = HELD_QUESTIONS[lang][row[4]]
-        if row[4] in ("time", "person", "number"):
-            question = rng.choice(row[1 if lang == "en" else 3].split("|")) + ("?" if lang == "en" else "？")
-    else:
-        question = rng.choice(row[1 if lang == "en" else 3].split("|")) + ("?" if lang == "en" else "？")
-    return _fill(row[0 if lang == "en" else 2], fills), _fill(question, fills), value
+    question, by_kind = rng.choice(row[1 if lang == "en" else 3].split("|")) + ("?" if lang == "en" else "？"), False
+    if held and kind not in ("time", "person", "number"):
+        question, by_kind = HELD_QUESTIONS[lang][kind], True
+    elif not held and rng.random() < 0.4:
+        question, by_kind = rng.choice(KIND_QUESTIONS[lang][kind].split("|")), True
+    question = _fill(question, fills)
+    if not held and rng.random() < 0.15:
+        question = scrambled.around(rng, question.rstrip("?？"), lang)
+    return _Fact(entity, _fill(row[0 if lang == "en" else 2], fills), question, value, kind, by_kind)
 
 
 def _fill(form: str, fills: dict[str, str]) -> str:
@@ -243,24 +297,43 @@ def _lead_in(rng: random.Random, lang: str) -> str:
     return rng.choice(forms[lang].split("|"))
 
 
-def passage_task(rng: random.Random, lang: str, size: int, held: bool = False) -> PassageTask:
-    """A question over about `size` sentences; one time in eight the answer isn't there."""
+def passage_task(rng: random.Random, lang: str, size: int, held: bool = False, questions: int = 1) -> PassageTask:
+    """Questions over about `size` sentences; one time in eight (in training, four) the answer isn't there."""
     entities = [_entity(rng, lang) for _ in range(max(2, size // 3))]
-    asked = rng.choice(entities)
-    sentence, question, value = _fact(rng, asked, lang, held)
-    body, seen = [sentence], {sentence.replace(value, "")}
+    asked: list[_Fact] = []
+    body: list[str] = []
+    seen: set[str] = set()
+    by_kind: set[tuple[str, str]] = set()
+
+    def fits(fact: _Fact) -> bool:
+        return fact.key not in seen and (fact.entity, fact.kind) not in by_kind
+
+    kinds: set[tuple[str, str]] = set()
+    items: list[Item] = []
+    for _ in range(questions):
+        while True:
+            fact = _fact(rng, rng.choice(entities), lang, held)
+            if fits(fact) and not (fact.by_kind and (fact.entity, fact.kind) in kinds):
+                break
+        seen.add(fact.key)
+        kinds.add((fact.entity, fact.kind))
+        if fact.by_kind:
+            by_kind.add((fact.entity, fact.kind))
+        asked.append(fact)
+        if rng.random() < (0.125 if held else 0.25):
+            items.append(Item(fact.question, NOT_STATED[lang], None))
+        else:
+            body.append(fact.sentence)
+            items.append(Item(fact.question, fact.sentence, fact.value))
     while len(body) < size:
         if rng.random() < 0.3:
             body.append(_filler(rng, lang))
             continue
-        entity = asked if rng.random() < 0.25 else rng.choice(entities)
-        other, _, other_value = _fact(rng, entity, lang, False)
-        if other.replace(other_value, "") not in seen:
-            seen.add(other.replace(other_value, ""))
-            body.append(other)
-    missing = rng.random() < 0.125
-    if missing:
-        body = body[1:]
+        entity = rng.choice(asked).entity if rng.random() < 0.25 else rng.choice(entities)
+        other = _fact(rng, entity, lang, False)
+        if fits(other):
+            seen.add(other.key)
+            body.append(other.sentence)
     if rng.random() < 0.25:
         at = rng.randrange(len(body) or 1)
         body[at:] = [_lead_in(rng, lang) + text if rng.random() < 0.4 else text for text in body[at:]]
@@ -268,15 +341,13 @@ def passage_task(rng: random.Random, lang: str, size: int, held: bool = False) -
     joint = " " if lang == "en" else ""
     parts = rng.choice((1, 1, 2, 3, 4)) if size > 3 else 1
     cut = max(1, -(-len(body) // parts))
-    chunks = [joint.join(body[i : i + cut]) for i in range(0, len(body), cut)] or [_filler(rng, lang)]
-    if missing:
-        return PassageTask(chunks, question, NOT_STATED[lang], None, lang)
-    return PassageTask(chunks, question, sentence, value, lang)
+    chunks = [joint.join(body[i : i + cut]) for i in range(0, len(body), cut)]
+    return PassageTask(chunks, items, lang)
 
 
 def shape(rng: random.Random, item: PassageTask) -> tuple[str | None, str]:
     """(system text or None, user text) in one of the usual prompt shapes."""
-    context, question = rng.choice(("\n\n", "\n")).join(item.chunks), item.question
+    context, question = rng.choice(("\n\n", "\n")).join(item.chunks), item.items[0].question
     meta = rng.random() < 0.3
     if meta:
         context = "\n\n".join(

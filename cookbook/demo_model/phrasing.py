@@ -287,7 +287,7 @@ def _choose(rng: random.Random, split: Split, held: bool) -> str:
     return rng.choice(split[1] if held else split[0])
 
 
-def _fill(text: str, topic: Topic, name: str) -> str:
+def fill(text: str, topic: Topic, name: str) -> str:
     plural = topic.plural
     return (
         text.replace("{is}", "are" if plural else "is").replace("{do}", "do" if plural else "does").replace("{X}", name)
@@ -301,11 +301,11 @@ def question(rng: random.Random, topic: Topic, aspect: str, lang: str, held: boo
     nouns, questions = ASPECTS[aspect][offset], ASPECTS[aspect][offset + 1]
     if aspect == "num":
         core = rng.choice(topic.number_questions[lang])
-        text = _wrap_question(rng, _fill(core, topic, name), lang, held)
+        text = _wrap_question(rng, fill(core, topic, name), lang, held)
     elif rng.random() < (0.35 if aspect == "what" else 0.6):
-        text = _wrap_question(rng, _fill(_choose(rng, questions, held), topic, name), lang, held)
+        text = _wrap_question(rng, fill(_choose(rng, questions, held), topic, name), lang, held)
     else:
-        noun = _fill(_choose(rng, nouns, held), topic, name)
+        noun = fill(_choose(rng, nouns, held), topic, name)
         text = _choose(rng, WRAPPERS[lang], held).replace("{N}", noun)
     return dress(rng, text, lang, held)
 

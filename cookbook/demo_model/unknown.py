@@ -104,9 +104,7 @@ def pseudo_word(rng: random.Random, lang: str) -> str:
 
 
 def unknown_noun(rng: random.Random, lang: str, held: bool = False) -> str:
-    """A noun that is no topic: a real one, or in training often a made-up one."""
-    if not held and rng.random() < 0.3:
-        return pseudo_word(rng, lang)
+    """A noun that is no topic."""
     return rng.choice(NOUNS[lang][held].split(","))
 
 
