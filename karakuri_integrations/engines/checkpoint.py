@@ -105,8 +105,8 @@ def _source(
 def _gguf(text: str) -> str:
     file = re.split(r"[/\\]", text)[-1]
     return (
-        f"{file!r:.80} is a GGUF file, which a llama.cpp server runs: `llama-server -m {file} --port 8080`; "
-        "here, name the model's safetensors checkpoint instead"
+        f"{file!r:.80} is a GGUF file, which a llama.cpp server runs: `llama-server -m {file} --port 8080`; then pass "
+        'base_url="http://localhost:8080/v1" (`karakuri serve-command` prints more), or name the safetensors checkpoint'
     )
 
 
