@@ -296,6 +296,22 @@ row("stall mid-stream, total deadline", said(Wire.half, end="stall"), cut("Remot
 row("503 for ever, total deadline", status(503, Retry_After="1"), bad("RemoteTimeoutError", "ServerFaultError"), tries=(1, 2), fields={"timeout": 1.8}, limit=8, peer=1, case="35")
 row("500 whose body never comes", Reply([b'{"er'], status=500, headers=JSON, framing="length", length=999, end="stall"), bad("ServerFaultError", "RemoteTimeoutError"), tries=None, fields={**FIRST, "max_retries": 0}, limit=6, peer=1, case="35")
 row("the server accepts nobody", GOOD, bad("RemoteTimeoutError", "RemoteConnectionError"), tries=(0,), url=lambda site: site.full, fields={"timeouts": {"connect": 0.4, "pool": 5, "first_token": 5, "idle": 5}}, limit=6, peer=1, case="35")
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def dripped(data: bytes) -> list[bytes | float]:
+    """Byte by byte, so slowly that no single wait is long and the whole is."""
+    return [part for place in range(len(data)) for part in (data[place : place + 1], 0.3)]
+
+
+def chunks(parts: list[bytes]) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
+
+
+row("headers byte by byte", Reply(dripped(HEAD), framing="raw"), bad("RemoteTimeoutError", stage="first_token"), fields=FIRST, limit=8, peer=1, case="35")
+row("headers byte by byte, total deadline", Reply(dripped(HEAD), framing="raw"), bad("RemoteTimeoutError", stage="total"), fields={"timeout": 1.5}, limit=8, peer=1, case="35")
+row("an event byte by byte", said(lambda w: w.half(*dripped(w.event("富")))), cut("RemoteTimeoutError", stage="idle"), fields=IDLE, limit=8, peer=1, case="35")
+row("a chunk size byte by byte", said(lambda w: [HEAD, chunks(w.deltas(TEXT[:HALF])), *dripped(b"0" * 60)], framing="raw"), cut("RemoteTimeoutError", stage="idle"), fields=IDLE, limit=8, peer=1, case="35")
 row("slow but steady", said(lambda w: [part for one in w.stream() for part in (one, 0.1)]), Good(), fields={"timeouts": {"connect": 5, "pool": 5, "first_token": 2, "idle": 2}}, limit=10, case="35")
 
 # --- 36: statuses ---
