@@ -153,7 +153,24 @@ THINGS = {
     "ja": "青いランプ,木の舟,りんごの菓子,銀の硬貨,古い地図,紙の凧,赤い茶,石の面,丸いパン,緑の石けん,大きな太鼓,白いばら,暖かい上着,黒い筆,小さな時計,"
     "甘い酒,白い馬,塩の魚,硝子の玉,鉄の門",
 }
-NOT_STATED = {"en": "The text does not say that.", "ja": "文中には書かれていません。"}
+# What stands in a value's place where the text does not say it. The answer begins as it would with the value, so that
+# the model decides where it looks the value up, and not before.
+NOT_STATED = {
+    "year": "a year that the text does not say", "place": "a place that the text does not say",
+    "number": "(the text does not say how many)", "price": "an amount that the text does not say",
+    "time": "a time that the text does not say", "person": "someone (the text does not say who)",
+    "date": "a date that the text does not say", "day": "a day that the text does not say",
+    "phone": "a number that the text does not say", "thing": "something that the text does not say",
+    "code": "a value that the text does not say",
+}  # fmt: skip
+NOT_STATED_JA = "文中には書かれていません。"
+
+
+def _not_stated(fact: _Fact, lang: str) -> str:
+    """The sentence of a fact, with a remark in the place of its value."""
+    if lang == "en":
+        return fact.sentence.replace(fact.value, NOT_STATED[fact.kind])
+    return fact.sentence.partition(fact.value)[0] + NOT_STATED_JA
 
 
 @dataclass(frozen=True)
@@ -320,8 +337,8 @@ def passage_task(rng: random.Random, lang: str, size: int, held: bool = False, q
         if fact.by_kind:
             by_kind.add((fact.entity, fact.kind))
         asked.append(fact)
-        if rng.random() < (0.125 if held else 0.25):
-            items.append(Item(fact.question, NOT_STATED[lang], None))
+        if rng.random() < (0.125 if held else 0.2):
+            items.append(Item(fact.question, _not_stated(fact, lang), None))
         else:
             body.append(fact.sentence)
             items.append(Item(fact.question, fact.sentence, fact.value))
