@@ -202,9 +202,10 @@ def _family(model: str) -> Family:
 
 
 def _server(name: str) -> _Server:
-    if name not in _SERVERS:
+    found = _SERVERS.get(name)
+    if found is None:
         raise OptionError(f"server must be one of {', '.join(_SERVERS)}, got {name!r:.40}")
-    return _SERVERS[name]
+    return found
 
 
 def _check_sizes(asked: Serving, server: _Server, member: _Member) -> None:

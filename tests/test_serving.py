@@ -163,6 +163,16 @@ def test_the_command_refuses_with_exit_code_2(wrong: list[str], capsys: pytest.C
     assert captured.err.startswith("karakuri: ")
 
 
+def test_the_cookbooks_commands_work(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "cookbook" / "serving" / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^karakuri (serve-command [^#\n]+)", text, re.MULTILINE)
+    assert len(lines) >= 5
+    for line in lines:
+        assert cli.main(shlex.split(line)) == 0
+        assert "# Connect" in capsys.readouterr().out
+
+
 # --- chat templates ----------------------------------------------------------------------------------------------
 
 

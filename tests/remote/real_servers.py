@@ -119,7 +119,7 @@ def llama_server_binary() -> Path:
 
 
 @contextlib.contextmanager
-def llama_server(folder: Path, quantization: str) -> Iterator[RealServer]:
+def llama_server(folder: Path, quantization: str, template: Path = TEMPLATE_FILE) -> Iterator[RealServer]:
     """The embedded model on llama-server, in bf16 or q4_0, with a full window for each of its slots."""
     binary = llama_server_binary()
     pytest.importorskip("gguf", reason="the converter needs it: pip install gguf")
@@ -128,7 +128,7 @@ def llama_server(folder: Path, quantization: str) -> Iterator[RealServer]:
     model, port = write(folder / f"{MODEL}-{quantization}.gguf", quantization), free_port()
     command = [str(binary), "--model", str(model), "--alias", MODEL, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--ctx-size", str(4096 * SLOTS), "--parallel", str(SLOTS), "--threads", "1", "--poll", "0"]
-    command += ["--jinja", "--chat-template-file", str(TEMPLATE_FILE), "--offline", "--slots"]
+    command += ["--jinja", "--chat-template-file", str(template), "--offline", "--slots"]
     with running("llamacpp", command, port, folder) as server:
         yield server
 

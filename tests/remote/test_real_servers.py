@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from llama_index.core.llms import ChatMessage
-from real_servers import DEMO, MODEL, SLOTS, TEMPLATE, RealServer
+from real_servers import DEMO, MODEL, SLOTS, TEMPLATE, TEMPLATE_FILE, RealServer, llama_server
 
 from karakuri_integrations import errors
+from karakuri_integrations.attributes import NAMES
 from karakuri_integrations.engines import LocalEngine
 from karakuri_integrations.langchain import ChatKarakuri
 from karakuri_integrations.llama_index import KarakuriLLM
+from karakuri_integrations.templates import FAMILIES
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("torch", reason="the local engine is what the servers are compared with")
@@ -74,8 +76,11 @@ def local_chat(local: LocalEngine, **more: Any) -> ChatKarakuri:
 # --- the same answers -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
-@pytest.mark.parametrize("attributes", [SHORT, {**SHORT, "humor": 3, "creativity": 2}, {"verbosity": 1}], ids=str)
+@pytest.mark.parametrize(
+    ("question", "attributes"),
+    list(zip(QUESTIONS, (SHORT, {**SHORT, "humor": 3, "creativity": 2}, SHORT, {"verbosity": 1}), strict=True)),
+    ids=("short", "playful", "short-2", "long"),
+)
 def test_the_greedy_answer_is_the_local_engines(
     exact: RealServer, local: LocalEngine, question: str, attributes: dict[str, int]
 ) -> None:
@@ -316,18 +321,23 @@ def test_wrong_dials_are_refused_by_the_server(exact: RealServer, kwargs: dict[s
         assert "verbos" in answer
 
 
-@pytest.mark.parametrize(
-    "item", [one for one in GOLDEN if one["model"] == TEMPLATE], ids=lambda item: item["prompt"][:24]
-)
-def test_llama_cpps_own_jinja_renders_the_golden_prompts(llama_cpp: RealServer, item: dict[str, Any]) -> None:
-    plain = [{"role": one["role"], "content": one["content"]} for one in item["messages"]]
-    dials = [
-        {name: value for name, value in one.items() if name not in ("role", "content")}
-        for one in item["messages"]
-        if one["role"] == "user"
-    ]
-    status, answer = post(
-        llama_cpp, "/apply-template", {"messages": plain, "chat_template_kwargs": {"attributes": dials}}
-    )
-    assert status == 200
-    assert "<s>" + answer["prompt"].removeprefix("<s>") == item["prompt"]  # the leading one is added as a number
+def dials_of(item: dict[str, Any]) -> list[dict[str, int]]:
+    """The keys that a golden conversation carries, one mapping for each user turn: where the template reads them."""
+    *past, last = item["messages"]
+    turns = [*past, {**last, **item.get("next_turn_attributes", {})}]
+    role = "assistant" if "instruct" in item["model"] else "user"
+    keys = [{name: one[name] for name in NAMES if name in one} for one in turns if one["role"] == role]
+    return [*keys, {name: turns[-1][name] for name in NAMES if name in turns[-1]}] if role == "assistant" else keys
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_llama_cpps_own_jinja_renders_the_golden_prompts(family: str, tmp_path: Path) -> None:
+    items = [one for one in GOLDEN if one["model"] == family]
+    with llama_server(tmp_path, "q4_0", TEMPLATE_FILE.with_name(f"{family}.jinja")) as server:
+        for item in items:
+            plain = [{"role": one["role"], "content": one["content"]} for one in item["messages"]]
+            body = {"messages": plain, "chat_template_kwargs": {"attributes": dials_of(item)}}
+            status, answer = post(server, "/apply-template", body)
+            assert status == 200
+            assert "<s>" + answer["prompt"] == item["prompt"]  # llama.cpp puts the leading one as a number
+    assert len(items) == 10
