@@ -11,6 +11,7 @@ and tools/server/README.md of llama.cpp.
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -314,7 +315,8 @@ def _memory(plan: _Plan) -> str:
         f"{plan.member.kv // 1024} KiB of KV cache per token,",
         f"# so {_cache(plan, 1):.2f} GB for a request of {plan.context:,} tokens. "
         f"With {_count(windows, 'such request')} and about {_OVERHEAD:g} GB of buffers",
-        f"# each GPU needs {each:.0f} GB or more (arithmetic, not measured); what is left holds more requests.",
+        f"# it takes {each:.1f} GB per GPU: {_count(plan.gpus, 'GPU')} of {math.ceil(each / _USABLE)} GB or more, "
+        f"{_USABLE:.0%} of it used (arithmetic, not measured).",
     ]
     if plan.quantization == "bitsandbytes":
         lines.append(f"# The bf16 weights ({plan.member.bf16:g} GB) are downloaded and quantised at every start.")
@@ -325,7 +327,13 @@ def _server_lines(plan: _Plan) -> str:
     server = _SERVERS[plan.asked.server]
     if plan.asked.hosts > 1:
         return _ray(plan, server)
-    return f"{server.install}\n{_joined(server.command(plan))}"
+    return f"{_install(plan, server)}\n{_joined(server.command(plan))}"
+
+
+def _install(plan: _Plan, server: _Server) -> str:
+    more = ' "bitsandbytes>=0.49.2"' if plan.quantization == "bitsandbytes" else ""
+    more += ' "ray[cgraph]>=2.48.0"' if plan.asked.hosts > 1 else ""  # no longer comes with vLLM
+    return server.install + more
 
 
 def _joined(command: list[str]) -> str:
@@ -401,8 +409,7 @@ def _ray(plan: _Plan, server: _Server) -> str:
     return f"""\
 # 1. On every host: the same packages, weights and template file, in the same places. A private network: what the
 #    hosts send each other is neither encrypted nor checked.
-{server.install}
-pip install "ray[cgraph]>=2.48.0"  # no longer comes with vLLM
+{_install(plan, server)}
 {local}
 # 2. On the first host; HEAD_IP is its address in that network
 VLLM_HOST_IP=$HEAD_IP ray start --head --node-ip-address=$HEAD_IP --port=6379
@@ -446,7 +453,7 @@ _FORMS: Final = {
 _SERVERS: Final[Mapping[str, _Server]] = {
     server.name: server
     for server in (
-        _Server("vllm", 8000, ("awq", "bitsandbytes"), 'pip install vllm "bitsandbytes>=0.49.2"', _vllm, True),
+        _Server("vllm", 8000, ("awq", "bitsandbytes"), "pip install vllm", _vllm, True),
         _Server("sglang", 30000, ("awq",), 'pip install "sglang[all]"', _sglang),
         _Server(
             "llama.cpp",

@@ -60,6 +60,7 @@ def test_vllm_on_several_gpus_quantised_while_loading() -> None:
     assert flags(words)["--tensor-parallel-size"] == "2"
     assert flags(words)["--quantization"] == "bitsandbytes"
     assert "138.4 GB" in recipe
+    assert 'pip install vllm "bitsandbytes>=' in recipe
 
 
 def test_vllm_on_several_hosts() -> None:
@@ -69,6 +70,7 @@ def test_vllm_on_several_hosts() -> None:
     assert found["--distributed-executor-backend"] == "ray"
     assert "ray start --head" in recipe and "ray start --address=$HEAD_IP:6379" in recipe
     assert "counts 12 GPUs" in recipe
+    assert 'pip install vllm "ray[cgraph]>=' in recipe
     assert '--api-key "$KARAKURI_API_KEY"' in recipe and "Bearer $KARAKURI_API_KEY" in recipe
     assert "0.0.0.0" not in recipe[recipe.index("# Connect") :]
 
@@ -98,7 +100,7 @@ def test_the_memory_arithmetic() -> None:
     recipe = serving_recipe(Serving("70b-chat", "vllm", gpus=2))
     assert "320 KiB of KV cache per token" in recipe
     assert "1.34 GB for a request of 4,096 tokens" in recipe
-    assert "each GPU needs 22 GB" in recipe  # (36.8 + 1.34) / 2 + 2.5
+    assert "21.6 GB per GPU: 2 GPUs of 24 GB or more" in recipe  # (36.8 + 1.34) / 2 + 2.5, and that is 90 %
     assert "128 KiB of KV cache per token" in serving_recipe(Serving("8x7b-chat", "vllm"))
     serving_recipe(Serving("70b-chat", "vllm", gpu_memory=48))
 
