@@ -411,6 +411,12 @@ class ChatKarakuri(BaseChatModel):
         with core_errors():
             self._provider().engine().close()
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        memo = {} if memo is None else memo
+        for shared in (self.engine, self.http_client, self.http_async_client):
+            memo[id(shared)] = shared  # weights and connections are shared, never copied
+        return super().__deepcopy__(memo)
+
     def __getstate__(self) -> dict[Any, Any]:
         """As pydantic pickles, without key, headers and clients: no secret leaves the process in a pickle."""
         state = super().__getstate__()

@@ -407,7 +407,8 @@ class KarakuriLLM(FunctionCallingLLM):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> KarakuriLLM:
         memo = {} if memo is None else memo
-        memo[id(self.engine)] = self.engine  # weights are shared, never copied
+        for shared in (self.engine, self.http_client, self.http_async_client):
+            memo[id(shared)] = shared  # weights and connections are shared, never copied
         copied = super().__deepcopy__(memo)
         copied._own_templates()
         return copied

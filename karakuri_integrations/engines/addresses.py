@@ -6,7 +6,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from ..errors import OptionError
 
@@ -38,7 +38,7 @@ def addresses_of(base_url: object) -> list[Address]:
 
 
 def _address(url: object) -> Address:
-    parts = urlsplit(url.strip()) if isinstance(url, str) else None
+    parts = _split(url.strip()) if isinstance(url, str) else None
     try:
         good = parts and parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
     except ValueError:  # a port that is no number
@@ -54,9 +54,18 @@ def _address(url: object) -> Address:
     return Address(origin_of(parts.geturl()) + path, credentials)
 
 
+def _split(url: str) -> SplitResult | None:
+    try:
+        return urlsplit(url)
+    except ValueError:  # its text would show a password
+        return None
+
+
 def origin_of(url: str) -> str:
     """Scheme, host and port of a URL, without user, path and query."""
-    parts = urlsplit(url)
+    parts = _split(url)
+    if parts is None:
+        return ""
     host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname or ""
     try:
         port = f":{parts.port}" if parts.port else ""

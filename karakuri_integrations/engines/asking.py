@@ -7,8 +7,10 @@ in `servers` and `chat_route`; what was learned is kept in `knowledge`.
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -17,12 +19,14 @@ from ..errors import (
     ProtocolError,
     RemoteConnectionError,
     RemoteError,
+    SteeringLostError,
     StreamInterruptedError,
     UnsupportedError,
 )
+from .balancing import Endpoint, Endpoints
 from .chat_route import Answer, find_way
 from .exchange import ERROR_BODY, Exchange, Private
-from .http import AsyncResponse, HttpRequest, Limits, SyncResponse, open_
+from .http import AsyncResponse, HttpRequest, Limits, SyncResponse, open_, timed_out
 from .knowledge import Known
 from .retrying import backoff, may_retry, retry_after
 from .servers import SERVERS, Recognised, Server
@@ -38,25 +42,30 @@ _LARGEST: Final = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Asker:
-    """Asks the first of some addresses that answers."""
+    """Asks one of the endpoints of a model. `ends_at`: when the call that needs the answer must have ended."""
 
-    urls: tuple[str, ...]
+    known: Known
     headers: Mapping[str, str]
     secrets: tuple[str, ...]
     limits: Limits
     max_retries: int
     client: Any = None
+    ends_at: float | None = None
 
-    def identify(self, known: Known, named: Server | None) -> None:
+    def identify(self, named: Server | None) -> None:
         """Find out what the server is and which models it serves, once.
 
         Raises:
             OptionError: it is none that is known.
-            RemoteError: it cannot be reached, or refuses the key.
+            RemoteError: it cannot be reached, is not ready, redirects, or refuses the key.
         """
-        with known.lock:
-            if known.found is None:
-                known.server, known.found = self._recognised([named] if named else list(SERVERS.values()), named)
+        if self.known.found is not None:  # without the lock, which somebody who waits for a server may hold
+            return
+        with self._locked(self.known.lock):
+            if self.known.found is None:
+                candidates = [named] if named else list(SERVERS.values())
+                server, found = self._recognised(candidates, named)
+                self.known.server, self.known.found = server, found
 
     def _recognised(self, candidates: list[Server], named: Server | None) -> tuple[Server, Recognised]:
         answers: dict[str, Answer] = {}
@@ -70,13 +79,14 @@ class Asker:
         if named is not None:
             return named, Recognised()
         raise OptionError(
-            f"the server at {self.urls[0]} is none that is known ({', '.join(SERVERS)}); name the nearest with server="
+            f"the server at {self.known.endpoints.members[0].url} is none that is known ({', '.join(SERVERS)}); name "
+            "the nearest with server="
         )
 
     def _looked_at(self, path: str) -> Answer:
-        status, answer = self.fetch("GET", path)
-        if status in (401, 403):
-            raise self._exchange(path).refused(status, answer)
+        status, answer, exchange = self.fetch("GET", path)
+        if 300 <= status < 400 or status in (401, 403, 408, 429) or status > 501:  # 404, 405, 500: it has no such route
+            raise exchange.refused(status, answer)
         return status, _json(answer)
 
     def token_ids(self, server: Server, model: str, text: str) -> list[int]:
@@ -90,40 +100,56 @@ class Asker:
                 f"{server.name} does not count tokens; pass tokenizer= (a tokenizer.json, its folder or a hub id)"
             )
         path, body, read = server.tokenize
-        status, answer = self.fetch("POST", path, coded(body(model, text)), texts=(text,))
+        status, answer, exchange = self.fetch("POST", path, coded(body(model, text)), texts=(text,))
         if not 200 <= status < 300:
-            raise self._exchange(path, texts=(text,)).refused(status, answer)
+            raise exchange.refused(status, answer)
         try:
             return read(_json(answer))
         except (AttributeError, KeyError, TypeError, ValueError):
             error = ProtocolError(f"the endpoint's answer to {path} holds no tokens; pass tokenizer= or max_tokens=")
-            raise self._exchange(path).signed(error) from None
+        raise exchange.signed(error)
 
-    def way(self, known: Known, server: Server, model: str) -> str:
-        """How the dials reach a chat route, proven once per model.
+    def way(self, server: Server, model: str) -> str:
+        """How the dials reach a chat route, proven once per model, at every endpoint.
 
         Raises:
-            SteeringLostError: they don't.
+            SteeringLostError: they don't, or not in the same way everywhere.
         """
-        with known.lock:
-            if model not in known.ways:
-                known.ways[model] = self._proven_way(server, model)
-            return known.ways[model]
+        found = self.known.ways.get(model)
+        if found is not None:
+            return found
+        with self._locked(self.known.way_lock):
+            if model not in self.known.ways:
+                ways = {self._proven_way(server, model, one) for one in self.known.endpoints.members}
+                if len(ways) > 1:
+                    raise SteeringLostError("the endpoints take the dials in different ways; serve them alike")
+                self.known.ways[model] = ways.pop()
+            return self.known.ways[model]
 
-    def _proven_way(self, server: Server, model: str) -> str:
+    def _proven_way(self, server: Server, model: str, endpoint: Endpoint) -> str:
         trials = find_way(model)
         trial = next(trials)
         while True:
             retries = self.max_retries if trial.must_answer else 0  # a refusal is what the bad one is sent for
-            status, answer = replace(self, max_retries=retries).fetch(
-                "POST", server.route, coded(trial.body), patience=self.limits.first_token
-            )
+            asker = replace(self, known=Known(Endpoints((endpoint,))), max_retries=retries)
+            body = coded(trial.body)
+            status, answer, exchange = asker.fetch("POST", server.route, body, patience=self.limits.first_token)
             if trial.must_answer and status not in (200, 400, 422):
-                raise self._exchange(server.route).refused(status, answer)
+                raise exchange.refused(status, answer)
             try:
                 trial = trials.send((status, _json(answer)))
             except StopIteration as found:
                 return str(found.value)
+
+    @contextmanager
+    def _locked(self, lock: threading.Lock) -> Iterator[None]:
+        patience = -1.0 if self.ends_at is None else max(0.0, self.ends_at - time.monotonic())
+        if not lock.acquire(timeout=patience):
+            raise timed_out("total", self.limits.total or 0.0)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def fetch(
         self,
@@ -133,41 +159,54 @@ class Asker:
         *,
         texts: tuple[str, ...] = (),
         patience: float = _PATIENCE,
-    ) -> tuple[int, bytes]:
-        """Status and body of one small answer.
+    ) -> tuple[int, bytes, Exchange]:
+        """Status and body of one small answer, and the exchange for its errors.
 
         Raises:
-            RemoteError: no address answers.
+            RemoteError: no endpoint answers in time.
         """
-        tries = 0
+        tried: list[Endpoint] = []
         while True:
-            tries += 1
-            exchange = self._exchange(path, self.urls[(tries - 1) % len(self.urls)], texts)
+            endpoint = self.known.endpoints.take(tried)
+            tried.append(endpoint)
+            exchange = self._exchange(endpoint.url + path, texts, patience)
+            others = bool(set(self.known.endpoints.members) - set(tried))
+            failure: RemoteError | None = None
             try:
-                status, headers, answer = self._once(HttpRequest(method, exchange.url, self.headers, body), patience)
-                if tries > self.max_retries or not may_retry(status, headers):
-                    return status, answer
-                pause = backoff(tries, retry_after(headers))
+                status, headers, answer = self._once(HttpRequest(method, exchange.url, self.headers, body), exchange)
+                if not may_retry(status, {} if others else headers) or len(tried) > self.max_retries:
+                    return status, answer, exchange
+                pause = 0.0 if others else backoff(len(tried), retry_after(headers))
             except TimeoutError:
-                raise exchange.late() from None
+                failure, pause = exchange.late(), 0.0
             except RemoteError as error:
-                error.tries = tries
-                if tries >= self.max_retries + len(self.urls) or not isinstance(error, RemoteConnectionError):
-                    raise exchange.signed(error) from error.__cause__
-                pause = 0.0 if tries < len(self.urls) else backoff(tries)
+                failure, pause = exchange.signed(error), 0.0 if others else backoff(len(tried))
+            finally:
+                self.known.endpoints.give_back(endpoint, failed=None)
+            if failure is not None:
+                failure.tries = len(tried)
+                again = isinstance(failure, RemoteConnectionError) and len(tried) <= self.max_retries
+                if self._is_over(pause) or not (others or again):
+                    raise failure
+            elif self._is_over(pause):
+                return status, answer, exchange
             time.sleep(pause)
 
-    def _once(self, request: HttpRequest, patience: float) -> tuple[int, Mapping[str, str], bytes]:
-        response = open_(request, self.limits, patience, self.client)
+    def _is_over(self, pause: float) -> bool:
+        return self.ends_at is not None and time.monotonic() + pause >= self.ends_at
+
+    def _once(self, request: HttpRequest, exchange: Exchange) -> tuple[int, Mapping[str, str], bytes]:
+        response = open_(request, self.limits, exchange.wait(), self.client)
         try:
-            return response.status, response.headers, read_all(response, _LARGEST, patience)
+            exchange.headers = response.headers
+            return response.status, response.headers, read_all(response, _LARGEST, max(0.001, exchange.wait()))
         finally:
             response.close()
 
-    def _exchange(self, path: str, url: str | None = None, texts: tuple[str, ...] = ()) -> Exchange:
-        """For the errors of a small request."""
-        limits = replace(self.limits, first_token=_PATIENCE)
-        return Exchange(SERVERS["openai"], (url or self.urls[0]) + path, limits, Private(self.secrets, texts))
+    def _exchange(self, url: str, texts: tuple[str, ...], patience: float) -> Exchange:
+        """For the time limit and the errors of a small request."""
+        limits = replace(self.limits, first_token=patience)
+        return Exchange(SERVERS["openai"], url, limits, Private(self.secrets, texts), ends_at=self.ends_at)
 
 
 def coded(body: Mapping[str, Any]) -> bytes:

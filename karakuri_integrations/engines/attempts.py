@@ -5,24 +5,30 @@ The one retry layer of the package. No I/O: `remote` runs each try and sleeps be
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from ..conversation import CONTROL_TEXTS, Piece, Prompt
-from ..errors import RemoteConnectionError, RemoteError, RemoteStatusError, RemoteTimeoutError, ServerFaultError
+from ..errors import (
+    EndpointNotFoundError,
+    RemoteConnectionError,
+    RemoteError,
+    RemoteStatusError,
+    RemoteTimeoutError,
+    ServerFaultError,
+)
+from ..escaping import escape
 from ..reply import Unescape
 from .balancing import Endpoint
 from .exchange import Exchange, Private
-from .http import HttpRequest, Limits
+from .http import HttpRequest, Limits, in_thread
 from .knowledge import Known
 from .retrying import backoff, may_retry, retry_after
 from .servers import Server
 
-__all__ = ["Call", "endpoint_failed", "raise_unless_whole"]
+__all__ = ["Call", "Unescaped", "endpoint_failed", "raise_unless_whole"]
 
 
 @dataclass(eq=False)
@@ -64,7 +70,7 @@ class Call:
     async def arequest(self, exchange: Exchange) -> HttpRequest:
         """As `request`; looking for credentials may read files or ask a server, so it runs in a thread."""
         if self.server.framing == "aws":
-            return await asyncio.to_thread(self.request, exchange)
+            return await in_thread(self.request, exchange)
         return self.request(exchange)
 
     def pause(self, error: RemoteError, exchange: Exchange) -> float:
@@ -74,9 +80,11 @@ class Call:
             RemoteError: the error itself, where there is no further try.
         """
         error.tries = len(self.tried)
-        others = len(set(self.known.endpoints.members) - set(self.tried))
+        if isinstance(error, EndpointNotFoundError):
+            self.known.forget()
+        others = bool(set(self.known.endpoints.members) - set(self.tried))
         allowed = self.max_retries + len(self.known.endpoints.members) - 1
-        if exchange.began or len(self.tried) > allowed or not _repeatable(error, exchange):
+        if exchange.began or len(self.tried) > allowed or not _repeatable(error, exchange, others=others):
             raise error
         asked = retry_after(exchange.headers) if isinstance(error, RemoteStatusError) else None
         seconds = 0.0 if others else backoff(len(self.tried), asked)
@@ -84,18 +92,24 @@ class Call:
             raise error
         return seconds
 
-    def unescaper(self) -> Any:
+    def unescaper(self) -> Unescaped | None:
         """In text, data that looks like a control token stands escaped; the reply is taken back."""
-        if not self.escaped or not any(
-            literal in one for one in self.prompt.segments if isinstance(one, str) for literal in CONTROL_TEXTS
-        ):
-            return None
-        stage = Unescape(CONTROL_TEXTS)
-        return lambda piece: replace(piece, text=stage.push(piece.text, last=piece.finish_reason is not None))
+        escaped = any(escape(one, CONTROL_TEXTS)[1] for one in self.prompt.segments if isinstance(one, str))
+        return Unescaped() if self.escaped and escaped else None
 
-    def shown(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
-        unescape = self.unescaper()
-        return map(unescape, pieces) if unescape else pieces
+
+class Unescaped:
+    """Pieces with control tokens un-escaped; `rest` is what was held back when the reply broke off."""
+
+    def __init__(self) -> None:
+        self._stage = Unescape(CONTROL_TEXTS)
+
+    def __call__(self, piece: Piece) -> Piece:
+        return replace(piece, text=self._stage.push(piece.text, last=piece.finish_reason is not None))
+
+    def rest(self) -> Iterator[Piece]:
+        if self._stage.buffer:
+            yield Piece(self._stage.push("", last=True))
 
 
 def raise_unless_whole(error: RemoteError | None, cause: BaseException | None = None) -> None:
@@ -103,16 +117,20 @@ def raise_unless_whole(error: RemoteError | None, cause: BaseException | None = 
         raise error from (cause.__cause__ if cause is not None else None)
 
 
-def _repeatable(error: RemoteError, exchange: Exchange) -> bool:
-    if isinstance(error, RemoteStatusError):
-        return error.status is not None and may_retry(error.status, exchange.headers)
+def _repeatable(error: RemoteError, exchange: Exchange, *, others: bool) -> bool:
+    if isinstance(error, RemoteStatusError):  # what a server says of repeating concerns itself, not another one
+        return error.status is not None and may_retry(error.status, {} if others else exchange.headers)
     if isinstance(error, RemoteTimeoutError):
         return error.stage == "connect"
     return isinstance(error, RemoteConnectionError)
 
 
-def endpoint_failed(error: RemoteError) -> bool | None:
-    """Whether an error says that the endpoint itself is down; None: it says nothing about that."""
+def endpoint_failed(error: RemoteError | None, exchange: Exchange) -> bool | None:
+    """Whether a try says that the endpoint itself is down; None: it says nothing about that."""
+    if error is None:
+        return False if exchange.began else None
+    if isinstance(error, RemoteTimeoutError) and error.stage in ("total", "pool"):
+        return None  # the caller's own limits
     if isinstance(error, RemoteConnectionError | RemoteTimeoutError | ServerFaultError):
         return True
     return False if isinstance(error, RemoteStatusError) else None

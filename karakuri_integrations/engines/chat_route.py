@@ -69,7 +69,12 @@ def find_way(model: str) -> Generator[Trial, Answer, Way]:
     for way in WAYS:
         good, bad = probe_bodies(model, way)
         first = yield Trial(good, must_answer=True)
-        if first[0] == 200 and judge(first, (yield Trial(bad, must_answer=False))):
+        if first[0] != 200 or not judge(first, (second := (yield Trial(bad, must_answer=False)))):
+            continue
+        if second[0] != 500:
+            return way
+        again = yield Trial(good, must_answer=False)  # or was it only failing at that moment?
+        if again[0] == 200 and (yield Trial(bad, must_answer=False))[0] == 500:
             return way
     raise SteeringLostError(
         "this server's chat route drops the steering attributes: neither chat_template_kwargs nor keys on the messages "

@@ -67,10 +67,9 @@ class Private:
         for secret in self.secrets:
             if secret:
                 text = text.replace(secret, "**********")
-        text = " ".join(text[: 8 * _QUOTED].split())
-        if any(_echoes(text, one) for one in self.texts):
-            return "(withheld: it repeats the prompt)"
-        return text if len(text) <= _QUOTED else text[: _QUOTED - 3] + "..."
+        text = " ".join(text.split())
+        text = text if len(text) <= _QUOTED else text[: _QUOTED - 3] + "..."
+        return "(withheld: it repeats the prompt)" if any(_echoes(text, one) for one in self.texts) else text
 
 
 def _echoes(text: str, prompt: str) -> bool:
@@ -78,7 +77,10 @@ def _echoes(text: str, prompt: str) -> bool:
     prompt = " ".join(prompt.split())
     if len(prompt) <= _ECHO:
         return len(prompt) >= 4 and prompt in text
-    return any(text[at : at + _ECHO] in prompt for at in range(len(text) - _ECHO + 1))
+    runs = {
+        text[at : at + _ECHO] for at in range(len(text) - _ECHO + 1)
+    }  # few: the text is short, the prompt may not be
+    return any(prompt[at : at + _ECHO] in runs for at in range(len(prompt) - _ECHO + 1))
 
 
 @dataclass(eq=False)
@@ -253,7 +255,7 @@ class Exchange:
             self._usage = event.usage
         if event.text:
             yield Piece(_whole_characters(event.text), self._usage)
-        if event.finish_reason is not None:
+        if event.finish_reason:  # some servers send "" until there is one
             self._reason = self._good(event.finish_reason)
             self._limit = time.monotonic() + _GRACE
         if event.done:

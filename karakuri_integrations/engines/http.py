@@ -17,9 +17,11 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from ..errors import (
     MissingDependencyError,
@@ -33,7 +35,17 @@ if TYPE_CHECKING:
     import aiohttp
     import urllib3
 
-__all__ = ["AsyncResponse", "HttpRequest", "Limits", "SyncResponse", "aopen", "close_all", "open_", "timed_out"]
+__all__ = [
+    "AsyncResponse",
+    "HttpRequest",
+    "Limits",
+    "SyncResponse",
+    "aopen",
+    "close_all",
+    "in_thread",
+    "open_",
+    "timed_out",
+]
 
 INSTALL_HINT: Final = 'pip install "karakuri-integrations[remote]"'
 _POOL: Final = 1000
@@ -130,35 +142,19 @@ def _sync_pool(url: str) -> Any:
 def _make_pool(proxy: str) -> Any:
     urllib3 = _import_urllib3()
     options = {"num_pools": 100, "maxsize": _POOL, "block": True}
-    manager = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
-    manager.pool_classes_by_scheme = _remembering(urllib3)
-    return manager
-
-
-def _remembering(urllib3: Any) -> dict[str, Any]:
-    """urllib3's pools with connections that remember their socket: its time limit changes while a reply is read."""
-
-    class Plain(urllib3.connection.HTTPConnection):  # type: ignore[misc]
-        def connect(self) -> None:
-            super().connect()
-            self.karakuri_socket = self.sock
-
-    class Secure(urllib3.connection.HTTPSConnection):  # type: ignore[misc]
-        def connect(self) -> None:
-            super().connect()
-            self.karakuri_socket = self.sock
-
-    class PlainPool(urllib3.HTTPConnectionPool):  # type: ignore[misc]
-        ConnectionCls = Plain
-
-    class SecurePool(urllib3.HTTPSConnectionPool):  # type: ignore[misc]
-        ConnectionCls = Secure
-
-    return {"http": PlainPool, "https": SecurePool}
+    if not proxy:
+        return urllib3.PoolManager(**options)
+    try:
+        credentials = urlsplit(proxy)
+        signed = f"{unquote(credentials.username or '')}:{unquote(credentials.password or '')}"
+        headers = urllib3.make_headers(proxy_basic_auth=signed) if len(signed) > 1 else None
+        return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)
+    except (ValueError, urllib3.exceptions.HTTPError):
+        failure = OptionError("the proxy in HTTP_PROXY or HTTPS_PROXY must be an http or https address")
+    raise failure  # outside `except`: the library's error shows the address
 
 
 def _proxy_of(url: str) -> str:
-    from urllib.parse import urlsplit
     from urllib.request import getproxies, proxy_bypass
 
     parts = urlsplit(url)
@@ -167,13 +163,22 @@ def _proxy_of(url: str) -> str:
     return getproxies().get(parts.scheme) or ""
 
 
+def _socket_of(response: Any) -> Any:
+    """The socket under a reply, whose time limit changes while it is read.
+
+    The connection has given it away where the server is going to close it; then it is under the reply's own file.
+    """
+    found = getattr(getattr(response, "connection", None), "sock", None)
+    raw = getattr(getattr(getattr(response, "_fp", None), "fp", None), "raw", None)
+    return found if found is not None else getattr(raw, "_sock", None)
+
+
 class SyncResponse:
     """The answer to a request: status, headers, then bytes as they arrive."""
 
     def __init__(self, response: Any) -> None:
         self._response = response
-        connection = getattr(response, "connection", None)
-        self._socket = getattr(connection, "karakuri_socket", None) or getattr(connection, "sock", None)
+        self._socket = _socket_of(response)
         self.status: int = response.status
         self.headers: Mapping[str, str] = response.headers
 
@@ -186,7 +191,7 @@ class SyncResponse:
         """
         if seconds <= 0:
             raise TimeoutError
-        if self._socket is not None:
+        if self._socket is not None and self._socket.fileno() >= 0:  # closed where all has arrived
             self._socket.settimeout(seconds)
         urllib3 = _import_urllib3()
         failure: BaseException
@@ -253,9 +258,31 @@ def _late(stage: str, limit: float, seconds: float) -> BaseException:
 
 # --- async: aiohttp -------------------------------------------------------------------------------------------------
 
-#: (process, session, what closes the session with its loop). A session refers to its loop, so entries are taken out
-#: by hand.
-_sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, Any, Any]] = weakref.WeakKeyDictionary()
+
+@dataclass(eq=False)
+class _Shared:
+    """One event loop's session, and how many replies are open on it; a retired one is closed with its last reply."""
+
+    session: Any
+    process: int
+    keeper: Any = None
+    open: int = 0
+    retired: bool = False
+
+    def give_back(self) -> None:
+        self.open -= 1
+        if self.retired and self.open <= 0:
+            self.close_soon()
+
+    def close_soon(self) -> None:
+        """In the session's own loop, without waiting."""
+        _closing.add(task := asyncio.get_running_loop().create_task(self.session.close()))
+        task.add_done_callback(_closing.discard)
+
+
+_closing: set[asyncio.Task[None]] = set()
+#: A session refers to its loop, so entries are taken out by hand.
+_sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = weakref.WeakKeyDictionary()
 
 
 def _import_aiohttp() -> Any:
@@ -266,27 +293,26 @@ def _import_aiohttp() -> Any:
     return aiohttp
 
 
-async def _session() -> Any:
+async def _session() -> _Shared:
     """This event loop's session. It is closed when the loop shuts its async generators down, as asyncio.run does."""
     loop = asyncio.get_running_loop()
     with _lock:
         found = _sessions.get(loop)
-    if found is not None and found[0] == os.getpid() and not found[1].closed:
-        return found[1]
+    if found is not None and found.process == os.getpid() and not found.session.closed:
+        return found
     aiohttp = _import_aiohttp()
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=_POOL, limit_per_host=0, keepalive_timeout=30),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
-        trust_env=True,
     )
-    keeper = _close_with_loop(loop, session)
-    await anext(keeper)  # from now on the loop knows it
+    shared = _Shared(session, os.getpid(), _close_with_loop(loop, session))
+    await anext(shared.keeper)  # from now on the loop knows it
     with _lock:
         for other in [one for one in _sessions if one.is_closed()]:
             del _sessions[other]
-        _sessions[loop] = (os.getpid(), session, keeper)
-    return session
+        _sessions[loop] = shared
+    return shared
 
 
 async def _close_with_loop(loop: asyncio.AbstractEventLoop, session: Any) -> AsyncGenerator[None, None]:
@@ -301,8 +327,8 @@ async def _close_with_loop(loop: asyncio.AbstractEventLoop, session: Any) -> Asy
 class AsyncResponse:
     """As SyncResponse, natively async. One timer per reply watches the time limits, whatever the number of tokens."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
+    def __init__(self, response: aiohttp.ClientResponse, shared: _Shared | None = None) -> None:
+        self._response, self._shared = response, shared
         self._loop = asyncio.get_running_loop()
         self._at = float("inf")
         self._timer: asyncio.TimerHandle | None = None
@@ -365,12 +391,17 @@ class AsyncResponse:
         return self._response.content.at_eof()
 
     def finish(self) -> None:
+        """As SyncResponse.finish."""
         self._stop_watching()
         self._response.release()
 
     def close(self) -> None:
+        """As SyncResponse.close."""
         self._stop_watching()
         self._response.close()
+        if self._shared is not None:
+            self._shared.give_back()
+            self._shared = None
 
     def _stop_watching(self) -> None:
         if self._timer is not None:
@@ -387,58 +418,79 @@ async def aopen(
 ) -> AsyncResponse:
     """As `open_`, natively async."""
     aiohttp = _import_aiohttp()
-    session = client if client is not None else await _session()
+    shared = None if client is not None else await _session()
+    session: Any = shared.session if shared is not None else client
     patience = aiohttp.ClientTimeout(total=None, connect=limits.pool + limits.connect, sock_connect=limits.connect)
     started = time.monotonic()
     failure: BaseException
     try:
         async with asyncio.timeout(max(seconds, 0.001)):
-            return AsyncResponse(
-                await session.request(
-                    request.method, request.url, data=request.body, headers=dict(request.headers), timeout=patience,
-                    allow_redirects=False,
-                )
+            response = await session.request(
+                request.method, request.url, data=request.body, headers=dict(request.headers), timeout=patience,
+                allow_redirects=False, raise_for_status=False, proxy=_proxy_of(request.url) or None,
             )  # fmt: skip
+        if shared is not None:
+            shared.open += 1
+        return AsyncResponse(response, shared)
     except aiohttp.ServerTimeoutError:
-        stage = "pool" if time.monotonic() - started >= limits.pool else "connect"
-        failure = _late(stage, limits.pool if stage == "pool" else limits.connect, seconds)
+        waited = time.monotonic() - started >= limits.pool + 0.9 * limits.connect
+        failure = _late(*(("pool", limits.pool) if waited else ("connect", limits.connect)), seconds)
     except TimeoutError:
         failure = TimeoutError()
     except aiohttp.InvalidURL:
         failure = OptionError("base_url is no URL of a host")
-    except (aiohttp.ClientError, OSError, ValueError) as error:
+    except (aiohttp.ClientError, OSError) as error:
         failure = _unreachable(error)
+    except (RuntimeError, ValueError):
+        failure = OptionError(
+            "the request cannot be sent: a session of your own must be open and of this event loop, and the proxy in "
+            "HTTP_PROXY or HTTPS_PROXY must be an http or https address"
+        )
     raise failure  # outside `except`: a library's error holds the request, and so the headers
 
 
 def close_all() -> None:
-    """Close what is idle in this process: sync pools here, async sessions in their own loops."""
+    """Let go of all connections of this process: idle ones are closed now, others when their reply has ended."""
     global _sync
     with _lock:
         pools = list(_sync[1].values()) if _sync is not None and _sync[0] == os.getpid() else []
-        sessions = [(loop, one[1]) for loop, one in _sessions.items() if one[0] == os.getpid()]
+        sessions = [(loop, one) for loop, one in _sessions.items() if one.process == os.getpid()]
         _sync = None
         _sessions.clear()
     for pool in pools:
         pool.clear()
-    for loop, session in sessions:
+    for loop, shared in sessions:
         if loop.is_running():
-            loop.call_soon_threadsafe(_close_in, loop, session)
+            loop.call_soon_threadsafe(_retire, shared)
 
 
-def _close_in(loop: asyncio.AbstractEventLoop, session: Any) -> None:
-    _closing.add(task := loop.create_task(session.close()))
-    task.add_done_callback(_closing.discard)
+def _retire(shared: _Shared) -> None:
+    shared.retired = True
+    if shared.open <= 0:
+        shared.close_soon()
 
 
-_closing: set[asyncio.Task[None]] = set()
+# --- threads for what has no async half -----------------------------------------------------------------------------
+
+_T = TypeVar("_T")
+_threads: ThreadPoolExecutor | None = None
+
+
+async def in_thread(function: Callable[..., _T], *args: Any) -> _T:
+    """Run what may wait for a server or a disk. Not in the loop's own pool, which name resolution needs."""
+    global _threads
+    with _lock:
+        if _threads is None:
+            _threads = ThreadPoolExecutor(16, thread_name_prefix="karakuri-remote")
+        pool = _threads
+    return await asyncio.get_running_loop().run_in_executor(pool, function, *args)
 
 
 def _after_fork() -> None:
     """In a forked child: the lock may be held by a thread that is not there; the parent's connections are left."""
-    global _lock, _sync
+    global _lock, _sync, _threads
     _inherited.extend([_sync, *_sessions.values()])
-    _lock, _sync = threading.Lock(), None
+    _lock, _sync, _threads = threading.Lock(), None, None
     _sessions.clear()
 
 

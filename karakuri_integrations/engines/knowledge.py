@@ -23,6 +23,12 @@ class Known:
     found: Recognised | None = None
     ways: dict[str, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    way_lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def forget(self) -> None:
+        """What the server said of itself no longer holds: it is asked again."""
+        self.server = self.found = None
+        self.ways.clear()
 
 
 _known: OrderedDict[tuple[Any, ...], Known] = OrderedDict()

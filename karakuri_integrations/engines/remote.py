@@ -32,14 +32,17 @@ from .asking import Asker, aread_all, coded, read_all
 from .attempts import Call, endpoint_failed, raise_unless_whole
 from .chat_route import turns_for
 from .exchange import Exchange, secrets_of
-from .http import AsyncResponse, Limits, SyncResponse, aopen, close_all, open_
+from .http import AsyncResponse, Limits, SyncResponse, aopen, close_all, in_thread, open_
 from .knowledge import Known, known_of
 from .remote_arguments import (
+    checked_client,
     checked_extra,
     checked_headers,
     checked_limits,
     checked_retries,
     checked_window,
+    headers_with,
+    merged,
     warn_of_plain_http,
 )
 from .remote_tokens import is_loaded, tokens_of
@@ -109,10 +112,10 @@ class RemoteEngine:
         self._window = checked_window(context_window)
         self._tokenizer = os.fspath(tokenizer) if tokenizer is not None else None
         self._extra = checked_extra(extra_body)
-        self._client, self._async_client = http_client, http_async_client
-        self._headers = {**_STANDARD, **checked_headers(default_headers)}
+        self._client = checked_client("http_client", http_client, "PoolManager")
+        self._async_client = checked_client("http_async_client", http_async_client, "ClientSession")
+        self._headers = headers_with(_STANDARD, checked_headers(default_headers))
         self._authorise(addresses, api_key)
-        self._asker = Asker(self._urls, self._headers, self._secrets, self._limits, self._max_retries, self._client)
         if model is not None and self._template is None and family_of_model(model) is None:
             raise unknown_model(model)
 
@@ -129,10 +132,15 @@ class RemoteEngine:
             raise OptionError(
                 "api_key holds a blank or a character that no key has; was it read from a file with its line end?"
             )
+        if (credentials or api_key) and "authorization" in map(str.lower, self._headers):
+            raise OptionError(
+                "default_headers holds Authorization and a key is given too (api_key, KARAKURI_API_KEY or base_url); "
+                "one of them can be sent, so leave the other out"
+            )
         if credentials:
             self._headers["Authorization"] = basic_authorisation(credentials.pop())
         elif api_key:
-            self._headers.setdefault("Authorization", f"Bearer {api_key}")
+            self._headers["Authorization"] = f"Bearer {api_key}"
         secrets = [part for one in addresses for part in (one.credentials, *one.credentials.split(":"))]
         own = {name: value for name, value in self._headers.items() if _STANDARD.get(name) != value}
         self._secrets = secrets_of(own, [*secrets, api_key or ""])
@@ -182,21 +190,23 @@ class RemoteEngine:
         return (found.context_window if found else None) or self.family.context_window
 
     def _state(self) -> Known:
-        return known_of((self._urls, self._named.name if self._named else None), self._urls)
+        key = self._urls, self._named.name if self._named else None, hash(self._secrets)
+        return known_of(key, self._urls)
+
+    def _asker(self, sampling: Sampling = _DEFAULT, ends_at: float | None = None) -> Asker:
+        limits = replace(self._limits, total=sampling.timeout)
+        return Asker(self._state(), self._headers, self._secrets, limits, self._max_retries, self._client, ends_at)
 
     def _server(self) -> Server:
         if self._named is not None:
             return self._named
-        self._identify()
+        self._asker().identify(None)
         server = self._state().server
-        assert server is not None  # noqa: S101  # _ask() raises otherwise
+        assert server is not None  # noqa: S101  # identify() raises otherwise
         return server
 
-    def _identify(self) -> None:
-        self._asker.identify(self._state(), self._named)
-
     def _sole_model(self) -> str:
-        self._identify()
+        self._asker().identify(self._named)
         found = self._state().found
         models = found.models if found else ()
         if len(models) == 1:
@@ -216,16 +226,18 @@ class RemoteEngine:
         call = self._call(prompt, sampling)
         while True:
             endpoint, exchange = call.next_try()
-            failed: bool | None = None
+            unescape, failure = call.unescaper(), None
+            pieces = self._pieces(call, exchange)
             try:
-                yield from call.shown(self._pieces(call, exchange))
+                yield from map(unescape, pieces) if unescape else pieces
                 return
             except RemoteError as error:
-                failed = endpoint_failed(error)
-                pause = call.pause(error, exchange)
+                failure = error
             finally:
-                call.known.endpoints.give_back(endpoint, failed=failed if not exchange.done else False)
-            time.sleep(pause)
+                call.known.endpoints.give_back(endpoint, failed=endpoint_failed(failure, exchange))
+            if unescape:
+                yield from unescape.rest()
+            time.sleep(call.pause(failure, exchange))
 
     def _pieces(self, call: Call, exchange: Exchange) -> Iterator[Piece]:
         response: SyncResponse | None = None
@@ -258,25 +270,25 @@ class RemoteEngine:
     async def astream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Piece]:
         """As `stream`, natively async."""
         if self._must_ask(sampling):
-            call = await asyncio.to_thread(self._call, prompt, sampling)
+            call = await in_thread(self._call, prompt, sampling)
         else:
             call = self._call(prompt, sampling)
         while True:
             endpoint, exchange = call.next_try()
-            failed: bool | None = None
-            unescape = call.unescaper()
+            unescape, failure = call.unescaper(), None
             pieces = self._apieces(call, exchange)
             try:
                 async for piece in pieces:
                     yield unescape(piece) if unescape else piece
                 return
             except RemoteError as error:
-                failed = endpoint_failed(error)
-                pause = call.pause(error, exchange)
+                failure = error
             finally:
                 await aclose(pieces)
-                call.known.endpoints.give_back(endpoint, failed=failed if not exchange.done else False)
-            await asyncio.sleep(pause)
+                call.known.endpoints.give_back(endpoint, failed=endpoint_failed(failure, exchange))
+            for piece in unescape.rest() if unescape else ():
+                yield piece
+            await asyncio.sleep(call.pause(failure, exchange))
 
     async def _apieces(self, call: Call, exchange: Exchange) -> AsyncIterator[Piece]:
         response: AsyncResponse | None = None
@@ -311,7 +323,8 @@ class RemoteEngine:
     def _must_ask(self, sampling: Sampling) -> bool:
         """Whether preparing a call may contact the server or read files."""
         server = self._named or self._state().server
-        if server is None or (self._model is None and self._state().found is None):
+        unknown = self._state().found is None
+        if server is None or (unknown and (self._model is None or self._needs_window(server, sampling))):
             return True
         if server.takes_turns and self.model not in self._state().ways:
             return True
@@ -321,41 +334,50 @@ class RemoteEngine:
     def _call(self, prompt: Prompt, sampling: Sampling) -> Call:
         """Everything that can be wrong before anything is sent."""
         ends_at = None if sampling.timeout is None else time.monotonic() + sampling.timeout
+        asker, named = self._asker(sampling, ends_at), self._named
+        if named is None or self._model is None or self._needs_window(named, sampling):
+            asker.identify(named)
         server = self._server()
         _check_sampling(server, sampling)
         tokens = self._tokens()
         ids = tokens.encode(prompt) if tokens is not None else None
-        ask = Ask(self.model, "", sampling, self._room(prompt, ids, sampling, server), self.context_window)
+        ask = Ask(self.model, "", sampling, self._room(prompt, ids, sampling, server, asker), self.context_window)
         if server.takes_turns:
-            way = self._asker.way(self._state(), server, self.model)
+            way = asker.way(server, self.model)
             ask = replace(ask, turns=turns_for(prompt, way), way=way)
         elif ids is not None and server.takes_ids:
             ask = replace(ask, prompt=ids)
         else:
             ask = replace(ask, prompt=_text(prompt, server))
         return Call(
-            self._state(), server, prompt, _body({**server.body(ask), **self._extra}), self._headers, self._secrets,
+            self._state(), server, prompt, _body(merged(server.body(ask), self._extra)), self._headers, self._secrets,
             replace(self._limits, total=sampling.timeout), self._max_retries, ends_at,
             escaped=isinstance(ask.prompt, str),
         )  # fmt: skip
 
-    def _room(self, prompt: Prompt, ids: list[int] | None, sampling: Sampling, server: Server) -> int | None:
+    def _needs_window(self, server: Server, sampling: Sampling) -> bool:
+        """Whether the server must be asked for its window: it wants a number of tokens, and nobody has named one."""
+        return server.needs_max_tokens and sampling.max_tokens is None and self._window is None
+
+    def _room(
+        self, prompt: Prompt, ids: list[int] | None, sampling: Sampling, server: Server, asker: Asker
+    ) -> int | None:
         """max_tokens as the server is told: None is the rest of its window."""
         if ids is None and not (server.needs_max_tokens and sampling.max_tokens is None):
             return sampling.max_tokens
-        count = len(ids) if ids is not None else self._counted(prompt, server)
+        count = len(ids) if ids is not None else self._counted(prompt, server, asker)
         window = self.context_window
         if count + (sampling.max_tokens or 1) > window:
             raise ContextOverflowError(count, sampling.max_tokens, window)
         return sampling.max_tokens or (window - count if server.needs_max_tokens else None)
 
-    def _counted(self, prompt: Prompt, server: Server) -> int:
+    def _counted(self, prompt: Prompt, server: Server, asker: Asker) -> int:
         if server.tokenize is None:
             raise OptionError(
                 f"max_tokens= is needed: {server.name} would cut the reply at its own small number, and without "
                 "tokenizer= the rest of the window is not known"
             )
-        return len(self._asker.token_ids(server, self.model, prompt.text))
+        return len(asker.token_ids(server, self.model, prompt.text))
 
     # --- tokens ---
 
@@ -373,12 +395,16 @@ class RemoteEngine:
         return tokens.encode_text(text) if tokens is not None else self._asked_ids(text)
 
     def _asked_ids(self, text: str) -> list[int]:
-        return self._asker.token_ids(self._server(), self.model, text)
+        return self._asker().token_ids(self._server(), self.model, text)
 
     # --- shared ---
 
     def close(self) -> None:
-        """Close the idle connections of this process; the next call opens new ones."""
+        """Close this process's connections, those in use when their reply has ended, and forget what the server is.
+
+        The next call opens new ones and asks again.
+        """
+        self._state().forget()
         close_all()
 
 

@@ -8,19 +8,27 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Final
 
+from ..attributes import NAMES
 from ..errors import OptionError
 from .http import Limits
 
 __all__ = [
+    "checked_client",
     "checked_extra",
     "checked_headers",
     "checked_limits",
     "checked_retries",
     "checked_window",
+    "headers_with",
+    "merged",
     "warn_of_plain_http",
 ]
 
-_OWN_KEYS: Final = frozenset({"prompt", "inputs", "input_ids", "messages", "stream", "raw"})
+_OWN_KEYS: Final = frozenset(
+    {"prompt", "inputs", "input_ids", "messages", "stream", "raw", "model", "n", "best_of", "echo", "suffix"}
+)
+_OWN_HEADERS: Final = frozenset({"content-type", "accept-encoding", "content-length", "transfer-encoding", "host"})
+_LONGEST: Final = 1_000_000
 
 
 @functools.lru_cache(maxsize=256)
@@ -43,8 +51,8 @@ def checked_limits(timeouts: Mapping[str, Any] | Limits | None) -> Limits:
             raise OptionError(
                 f"timeouts has no {name[:40]!r}; it has {', '.join(names)}, and timeout= is the whole call's"
             )
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise OptionError(f"timeouts[{name!r}] must be seconds above 0, got {value!r:.40}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LONGEST:
+            raise OptionError(f"timeouts[{name!r}] must be seconds above 0 and at most {_LONGEST}, got {value!r:.40}")
     return Limits(**{name: float(value) for name, value in timeouts.items()})
 
 
@@ -59,7 +67,12 @@ def checked_headers(given: Mapping[str, str] | None) -> dict[str, str]:
     for name, value in (given or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise OptionError("default_headers: names and values must be text")
-        if any(ord(one) < 32 or ord(one) == 127 for one in name + value) or not name.strip():
+        if name.lower() in _OWN_HEADERS:
+            raise OptionError(f"default_headers cannot set {name[:40]!r}: this class writes it")
+        if (
+            any(ord(one) < 32 or ord(one) in range(127, 160) or ord(one) > 255 for one in name + value)
+            or not name.strip()
+        ):
             raise OptionError(f"default_headers: {name[:40]!r} or its value holds a character that no header may hold")
     return dict(given or {})
 
@@ -70,7 +83,33 @@ def checked_extra(given: Mapping[str, Any] | None) -> dict[str, Any]:
     for name in given or {}:
         if name in _OWN_KEYS:
             raise OptionError(f"extra_body cannot set {name!r}: this class writes it")
+    kwargs = (given or {}).get("chat_template_kwargs")
+    dials = [name for name in kwargs if name in {"attributes", *NAMES}] if isinstance(kwargs, Mapping) else []
+    if dials:
+        raise OptionError(f"extra_body cannot set {dials[0]!r} in chat_template_kwargs; pass attributes= instead")
     return dict(given or {})
+
+
+def merged(body: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The body with extra_body on top; mappings in both are merged in turn."""
+    found = dict(body)
+    for name, value in extra.items():
+        below = found.get(name)
+        found[name] = merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return found
+
+
+def headers_with(standard: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """The standard headers, replaced by own ones of the same name in any case."""
+    names = {name.lower() for name in own}
+    return {**{name: value for name, value in standard.items() if name.lower() not in names}, **own}
+
+
+def checked_client(name: str, client: Any, kind: str) -> Any:
+    """A client of the user's own, of the class that is wanted."""
+    if client is not None and kind not in {base.__name__ for base in type(client).__mro__}:
+        raise OptionError(f"{name} must be a {kind}, got a {type(client).__name__}")
+    return client
 
 
 def checked_retries(value: object) -> int:

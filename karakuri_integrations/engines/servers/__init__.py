@@ -53,7 +53,8 @@ def server_of(name: str) -> Server:
     Raises:
         OptionError: no such server; the known ones are listed.
     """
-    found = SERVERS.get(name.lower())
+    plain = name.lower().replace(".", "").replace("-", "") if isinstance(name, str) else ""
+    found = SERVERS.get(plain)  # "llama.cpp" is as good as "llamacpp"
     if found is None:
-        raise OptionError(f"server must be one of {', '.join(SERVERS)}, or None to ask it, got {name[:40]!r}")
+        raise OptionError(f"server must be one of {', '.join(SERVERS)}, or None to ask it, got {name!r:.40}")
     return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ...conversation import Usage
+from .completions import usage_of
 from .record import Ask, Event, Json, Probe, Recognised, Server, seed_below
 
 __all__ = ["OLLAMA"]
@@ -58,7 +58,8 @@ def _read(_name: str, payload: Json) -> Event:
     reason = payload.get("done_reason") or None
     if reason in _NO_REPLY:
         return Event(error=f"nothing was generated: done_reason {reason}", code=str(reason))
-    usage = Usage(payload.get("prompt_eval_count") or 0, payload.get("eval_count") or 0)
+    counts = {"prompt_tokens": payload.get("prompt_eval_count"), "completion_tokens": payload.get("eval_count")}
+    usage = usage_of(counts)
     return Event(text, reason, usage, done=True)
 
 
