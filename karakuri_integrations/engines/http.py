@@ -30,6 +30,7 @@ from ..errors import (
     RemoteTimeoutError,
     StreamInterruptedError,
 )
+from .watchdog import Watched, watch
 
 if TYPE_CHECKING:
     import aiohttp
@@ -143,15 +144,42 @@ def _make_pool(proxy: str) -> Any:
     urllib3 = _import_urllib3()
     options = {"num_pools": 100, "maxsize": _POOL, "block": True}
     if not proxy:
-        return urllib3.PoolManager(**options)
+        return _watched(urllib3, urllib3.PoolManager(**options))
     try:
         credentials = urlsplit(proxy)
         signed = f"{unquote(credentials.username or '')}:{unquote(credentials.password or '')}"
         headers = urllib3.make_headers(proxy_basic_auth=signed) if len(signed) > 1 else None
-        return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)
+        return _watched(urllib3, urllib3.ProxyManager(proxy, proxy_headers=headers, **options))
     except (ValueError, urllib3.exceptions.HTTPError):
         failure = OptionError("the proxy in HTTP_PROXY or HTTPS_PROXY must be an http or https address")
     raise failure  # outside `except`: the library's error shows the address
+
+
+#: What the request that this thread is sending is watched by.
+_watching = threading.local()
+
+
+def _watched(urllib3: Any, manager: Any) -> Any:
+    """The manager, with connections that tell the watchdog their socket before they wait for an answer."""
+
+    class Plain(urllib3.connection.HTTPConnection):  # type: ignore[misc]
+        def getresponse(self) -> Any:
+            _watching.by.socket = self.sock
+            return super().getresponse()
+
+    class Secure(urllib3.connection.HTTPSConnection):  # type: ignore[misc]
+        def getresponse(self) -> Any:
+            _watching.by.socket = self.sock
+            return super().getresponse()
+
+    class PlainPool(urllib3.HTTPConnectionPool):  # type: ignore[misc]
+        ConnectionCls = Plain
+
+    class SecurePool(urllib3.HTTPSConnectionPool):  # type: ignore[misc]
+        ConnectionCls = Secure
+
+    manager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
+    return manager
 
 
 def _proxy_of(url: str) -> str:
@@ -176,9 +204,10 @@ def _socket_of(response: Any) -> Any:
 class SyncResponse:
     """The answer to a request: status, headers, then bytes as they arrive."""
 
-    def __init__(self, response: Any) -> None:
-        self._response = response
+    def __init__(self, response: Any, watched: Watched) -> None:
+        self._response, self._watched = response, watched
         self._socket = _socket_of(response)
+        watched.socket = self._socket if self._socket is not None else watched.socket
         self.status: int = response.status
         self.headers: Mapping[str, str] = response.headers
 
@@ -194,21 +223,30 @@ class SyncResponse:
         if self._socket is not None and self._socket.fileno() >= 0:  # closed where all has arrived
             self._socket.settimeout(seconds)
         urllib3 = _import_urllib3()
-        failure: BaseException
+        failure: BaseException | None = None
+        data = b""
+        self._watched.at = time.monotonic() + seconds
         try:
-            return bytes(self._response.read1(_READ, decode_content=False))
+            data = bytes(self._response.read1(_READ, decode_content=False))
         except (urllib3.exceptions.ReadTimeoutError, TimeoutError):
             failure = TimeoutError()
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             failure = _cut(error)
-        raise failure  # outside `except`: a library's error can hold what the server echoed
+        self._watched.at = float("inf")
+        if self._watched.late and not data:
+            raise TimeoutError
+        if failure is not None:
+            raise failure  # outside `except`: a library's error can hold what the server echoed
+        return data
 
     def finish(self) -> None:
         """The body was read to its end: the connection can serve again."""
+        self._watched.release()
         self._response.release_conn()
 
     def close(self) -> None:
         """Close the connection at once, so that the server stops; nothing after `finish`."""
+        self._watched.release()
         self._response.close()
         self._response.release_conn()
 
@@ -227,15 +265,17 @@ def open_(
     errors = urllib3.exceptions
     manager = client if client is not None else _sync_pool(request.url)
     patience = urllib3.Timeout(connect=min(limits.connect, max(seconds, 0.001)), read=max(seconds, 0.001))
+    watched = _watching.by = watch()
+    watched.at = time.monotonic() + seconds
     failure: BaseException
     try:
-        return SyncResponse(
-            manager.request(
-                request.method, request.url, body=request.body, headers=dict(request.headers), timeout=patience,
-                retries=False, redirect=False, preload_content=False, decode_content=False,
-                pool_timeout=min(limits.pool, max(seconds, 0.001)),
-            )
+        response = manager.request(
+            request.method, request.url, body=request.body, headers=dict(request.headers), timeout=patience,
+            retries=False, redirect=False, preload_content=False, decode_content=False,
+            pool_timeout=min(limits.pool, max(seconds, 0.001)),
         )  # fmt: skip
+        watched.at = float("inf")
+        return SyncResponse(response, watched)
     except errors.NewConnectionError as error:
         failure = _unreachable(error)
     except errors.ConnectTimeoutError:
@@ -248,6 +288,12 @@ def open_(
         failure = OptionError("base_url is no URL of a host")
     except (errors.HTTPError, OSError, ValueError) as error:
         failure = _unreachable(error)
+    except BaseException:  # an interrupt
+        watched.release()
+        raise
+    watched.release()
+    if watched.late:
+        raise TimeoutError
     raise failure  # outside `except`: a library's error holds the connection, and so the headers
 
 
