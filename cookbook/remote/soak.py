@@ -36,7 +36,6 @@ from numbered import FAULTS, Question, answer, verdict
 MODEL = "karakuri-ai/karakuri-lm-70b-chat-v0.1"
 #: Seconds after which a stream counts as hung.
 WATCHDOG = 30.0
-IDLE = 6.0
 #: What the measures may differ by at the end.
 SLACK = {"file descriptors": 0, "threads": 0, "RSS MiB": 10}
 
@@ -44,8 +43,8 @@ SLACK = {"file descriptors": 0, "threads": 0, "RSS MiB": 10}
 # --- the classes ---
 
 
-def fields(url: str) -> dict[str, Any]:
-    limits = {"connect": 20, "pool": 20, "first_token": 20, "idle": IDLE}
+def fields(url: str, idle: float) -> dict[str, Any]:
+    limits = {"connect": 20, "pool": 20, "first_token": 20, "idle": idle}
     common = {"model": MODEL, "server": "vllm", "api_key": "sk-soak", "max_tokens": 500}
     return {**common, "base_url": url, "timeouts": limits}
 
@@ -53,10 +52,10 @@ def fields(url: str) -> dict[str, Any]:
 class ChatKarakuri:
     """Texts of a stream of ChatKarakuri."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, idle: float) -> None:
         from karakuri_integrations.langchain import ChatKarakuri
 
-        self.llm = ChatKarakuri(**fields(url))
+        self.llm = ChatKarakuri(**fields(url, idle))
 
     def stream(self, prompt: str) -> Iterator[str]:
         for chunk in self.llm.stream(prompt):
@@ -70,10 +69,10 @@ class ChatKarakuri:
 class KarakuriLLM:
     """Texts of a stream of KarakuriLLM."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, idle: float) -> None:
         from karakuri_integrations.llama_index import KarakuriLLM
 
-        self.llm = KarakuriLLM(**fields(url))
+        self.llm = KarakuriLLM(**fields(url, idle))
 
     def stream(self, prompt: str) -> Iterator[str]:
         for item in self.llm.stream_complete(prompt):
@@ -202,7 +201,7 @@ def rounds(asked: argparse.Namespace, server: LoopbackProcess) -> Iterator[tuple
     for make in (ChatKarakuri, KarakuriLLM):
         for way, run in RUNS.items():
             for seed in range(asked.first, asked.first + asked.seeds):
-                model = make(server.url("soak"))
+                model = make(server.url("soak"), asked.idle)
                 mine = questions(f"{make.__name__}-{way}", seed, asked)
                 server.stats()
                 started = time.monotonic()
@@ -251,6 +250,7 @@ def main() -> int:
     parser.add_argument("--events", type=int, default=50, help="per stream")
     parser.add_argument("--faults", type=float, default=0.2, help="share of the streams")
     parser.add_argument("--pace", type=float, default=0.0, help="seconds between two events of a stream")
+    parser.add_argument("--idle", type=float, default=6.0, help="seconds after which a silent stream is given up")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     wrong = soak(parser.parse_args())

@@ -24,7 +24,7 @@ def run(name: str, *options: str) -> str:
 
 @pytest.mark.slow
 def test_soak_forty_streams_with_faults_among_them() -> None:
-    shown = run("soak.py", "--streams", "40", "--events", "20", "--seeds", "2", "--faults", "0.5")
+    shown = run("soak.py", "--streams", "40", "--events", "20", "--seeds", "1", "--faults", "0.5", "--idle", "2")
     assert "Nothing lost, repeated, crossed or left over." in shown
 
 
