@@ -101,9 +101,7 @@ def topic_turn(
     """A question on a topic, in full or referring back, and its answer."""
     if not held and rng.random() < SCRAMBLED and not (follow_up and aspect == "num"):
         text = (
-            scrambled.follow_up(rng, aspect, lang)
-            if follow_up
-            else scrambled.topic_question(rng, topic, aspect, lang)
+            scrambled.follow_up(rng, aspect, lang) if follow_up else scrambled.topic_question(rng, topic, aspect, lang)
         )
     elif follow_up and aspect == "num":
         name = ("they" if topic.plural else "it") if lang == "en" else "それ"

@@ -107,7 +107,9 @@ def follow_up(rng: random.Random, aspect: str, lang: str) -> str:
     key = rng.choice(KEYS[aspect][lang == "ja"].split("|"))
     if lang == "ja":
         return around(rng, rng.choice(("", "", "それ", "そこ", "その", "それは", "では、")) + key, lang)
-    return around(rng, rng.choice(("{} it", "{} that", "{}", "{} they", "so {}", "and {}", "{} all that")).format(key), lang)
+    return around(
+        rng, rng.choice(("{} it", "{} that", "{}", "{} they", "so {}", "and {}", "{} all that")).format(key), lang
+    )
 
 
 def unknown(rng: random.Random, lang: str, noun: str) -> str:
@@ -124,8 +126,32 @@ def unknown_name(rng: random.Random, lang: str) -> str:
         roll = rng.random()
         if lang == "en":
             a, b = pseudo_word(rng, "en"), pseudo_word(rng, "en").lower()
-            word = a if roll < 0.3 else f"{a} {b}" if roll < 0.4 else b if roll < 0.6 else b + rng.choice(
-                ("s", "es", "ers", "ing", "ism", "logy", "graphy", "ment", "ness", "tion", "ies", "ball", "land", "fish")
+            word = (
+                a
+                if roll < 0.3
+                else f"{a} {b}"
+                if roll < 0.4
+                else b
+                if roll < 0.6
+                else b
+                + rng.choice(
+                    (
+                        "s",
+                        "es",
+                        "ers",
+                        "ing",
+                        "ism",
+                        "logy",
+                        "graphy",
+                        "ment",
+                        "ness",
+                        "tion",
+                        "ies",
+                        "ball",
+                        "land",
+                        "fish",
+                    )
+                )
             )
             word = f"{word} {rng.choice(NOUNS['en'][0].split(','))}" if roll > 0.93 else word
         else:
