@@ -123,7 +123,9 @@ def _laid_out(name: str, bits: np.ndarray, config: dict[str, Any]) -> np.ndarray
 
 def _write_tensor(writer: gguf.GGUFWriter, name: str, bits: np.ndarray, quantization: str) -> None:
     numbers = (bits.astype(np.uint32) << 16).view(np.float32)
-    kind = gguf.GGMLQuantizationType[quantization.upper()]
+    # The embeddings are the output layer too, which llama-quantize keeps at more bits.
+    name_of_kind = "q8_0" if name == "token_embd.weight" and quantization == "q4_0" else quantization
+    kind = gguf.GGMLQuantizationType[name_of_kind.upper()]
     if numbers.ndim == 1:
         writer.add_tensor(name, numbers)  # llama.cpp takes norms as f32 only
     else:
