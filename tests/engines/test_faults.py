@@ -349,6 +349,8 @@ def test_the_interpreter_ends_quickly_and_quietly_with_an_open_stream(checkpoint
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_process_that_streams(checkpoint, number):
     code = PRELUDE + textwrap.dedent("""
+        import signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
         print("ready", ask(2) is not None, flush=True)
         try:
             while True:
