@@ -30,7 +30,7 @@ TEMPLATE_FILE = DEMO.parent / "chat_templates" / f"{TEMPLATE}.jinja"
 MODEL = "karakuri-demo"
 SLOTS = 2
 #: Loading torch takes long on a machine that does other work.
-START = 180.0
+START = 400.0
 
 
 @dataclass(frozen=True)

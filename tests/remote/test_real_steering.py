@@ -1,8 +1,8 @@
-"""The dials at llama.cpp's own 4 bits: as strong as at the local engine's, on the same held-out questions.
+"""The dials at llama.cpp's own 4 bits are as strong as without quantisation, on the same held-out questions.
 
 Each question is asked five times, so that every dial takes each of its values once while the others are at random
-(cookbook/demo_model/steering_table.py). The server's rank correlation of a dial must lie in the local one's 95 % interval,
-or above it.
+(cookbook/demo_model/steering_table.py). What is compared with is the same model in bf16 on the same server, whose greedy
+answers are the local engine's (test_real_servers.py): a hundred times faster to ask than the local engine itself.
 """
 
 from __future__ import annotations
@@ -17,48 +17,46 @@ from real_servers import DEMO, MODEL, SLOTS, TEMPLATE, RealServer
 
 from karakuri_integrations import SteeringAttributes
 from karakuri_integrations.conversation import Message, Request, Sampling
-from karakuri_integrations.engines import LocalEngine, RemoteEngine
+from karakuri_integrations.engines import RemoteEngine
 from karakuri_integrations.generation import fold, stream
 from karakuri_integrations.templates import render
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "cookbook" / "demo_model"))
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-pytest.importorskip("torch", reason="the local engine is what the server is compared with")
-PER_LANGUAGE = 12
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+PER_LANGUAGE = 26
+#: Where every answer is right the interval is a point; one answer of 130 that is not lies this little below it.
+LITTLE = 0.02
 
 
-def asker(engine: Any, workers: int) -> Any:
-    """What `steering` asks through: answers and whether they ended, in order."""
+def table(server: RealServer) -> dict[str, Any]:
+    """The steering table of `steering_table.py`, asked through the package."""
+    from answers import DIALS
+    from steering_table import steering
+
+    engine = RemoteEngine(server.url, MODEL, server=server.name, template=TEMPLATE, tokenizer=str(DEMO))
+    own = SteeringAttributes()
 
     def one(chat: list[dict[str, Any]]) -> tuple[str, bool]:
-        from answers import DIALS
-
         message = Message("user", chat[-1]["content"], {name: chat[-1][name] for name in DIALS})
-        own = SteeringAttributes()
         reply = fold(stream(engine, render(Request((message,), own, own), engine.family), Sampling(max_tokens=900)))
         return reply.text.strip(), reply.finish_reason == "stop"
 
     def ask(chats: list[list[dict[str, Any]]]) -> list[tuple[str, bool]]:
-        with ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(SLOTS) as pool:
             return list(pool.map(one, chats))
 
-    return ask
+    return steering(ask, PER_LANGUAGE, 0)
 
 
-def test_the_steering_table_lies_within_the_local_interval(llama_cpp_4bit: RealServer) -> None:
-    from steering_table import steering
-
-    served = RemoteEngine(llama_cpp_4bit.url, MODEL, server=llama_cpp_4bit.name, template=TEMPLATE, tokenizer=str(DEMO))
-    there = steering(asker(served, SLOTS), PER_LANGUAGE, 0)
-    local = LocalEngine()
-    here = steering(asker(local, 1), PER_LANGUAGE, 0)
-    local.close()
+def test_four_bits_steer_as_well(llama_cpp: RealServer, llama_cpp_4bit: RealServer) -> None:
+    pytest.importorskip("numpy")
+    expected, found = table(llama_cpp), table(llama_cpp_4bit)
     below = [
-        f"{language} {name}: {found['rho']} under {here[language]['dials'][name]['ci95']}"
-        for language in here
-        for name, found in there[language]["dials"].items()
-        if found["rho"] < here[language]["dials"][name]["ci95"][0]
+        f"{language} {name}: {dial['rho']} under {expected[language]['dials'][name]['ci95']}"
+        for language, rows in found.items()
+        for name, dial in rows["dials"].items()
+        if dial["rho"] < expected[language]["dials"][name]["ci95"][0] - LITTLE
     ]
     assert not below
-    assert all(found["verbosity_ratio"] > 3 for found in there.values())
+    assert all(rows["verbosity_monotonic"] and rows["verbosity_ratio"] > 3 for rows in found.values())
