@@ -129,11 +129,13 @@ class Asker:
     def _proven_way(self, server: Server, model: str, endpoint: Endpoint) -> str:
         trials = find_way(model)
         trial = next(trials)
+        # A server whose template raises may drop the connection behind its 500 without a word: none is kept.
+        asker = replace(self, known=Known(Endpoints((endpoint,))), headers={**self.headers, "Connection": "close"})
+        patience = self.limits.first_token
         while True:
-            retries = self.max_retries if trial.must_answer else 0  # a refusal is what the bad one is sent for
-            asker = replace(self, known=Known(Endpoints((endpoint,))), max_retries=retries)
-            body = coded(trial.body)
-            status, answer, exchange = asker.fetch("POST", server.route, body, patience=self.limits.first_token)
+            status, answer, exchange = asker.fetch(
+                "POST", server.route, coded(trial.body), patience=patience, any_status=not trial.must_answer
+            )
             if trial.must_answer and status not in (200, 400, 422):
                 raise exchange.refused(status, answer)
             try:
@@ -159,8 +161,9 @@ class Asker:
         *,
         texts: tuple[str, ...] = (),
         patience: float = _PATIENCE,
+        any_status: bool = False,
     ) -> tuple[int, bytes, Exchange]:
-        """Status and body of one small answer, and the exchange for its errors.
+        """Status and body of one small answer, and the exchange for its errors. `any_status`: a refusal is an answer.
 
         Raises:
             RemoteError: no endpoint answers in time.
@@ -174,7 +177,8 @@ class Asker:
             failure: RemoteError | None = None
             try:
                 status, headers, answer = self._once(HttpRequest(method, exchange.url, self.headers, body), exchange)
-                if not may_retry(status, {} if others else headers) or len(tried) > self.max_retries:
+                again = not any_status and may_retry(status, {} if others else headers)
+                if not again or len(tried) > self.max_retries:
                     return status, answer, exchange
                 pause = 0.0 if others else backoff(len(tried), retry_after(headers))
             except TimeoutError:

@@ -5,11 +5,15 @@ published template of 2024 (it pastes each message's own keys), both through Jin
 `transformers serve` use it.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback import JSON, Loopback, Reply
+from loopback import Request as Request_
+from wires import CHAT
 
 import karakuri_integrations
 from karakuri_integrations.attributes import NAMES, SteeringAttributes
@@ -312,3 +316,30 @@ CONVERSATIONS: list[tuple[Message, ...]] = [
 def test_our_template_files_render_the_turns_to_the_very_prompt(family: str, conversation: tuple[Message, ...]) -> None:
     prompt = prompt_of(*conversation, family=FAMILIES[family], verbosity=1)
     assert shown(prompt.turns, ours(family)) == prompt.text
+
+
+# --- at a server ----------------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_drops_connections_behind_its_refusals_is_steered() -> None:
+    """uvicorn answers 500 where the template raises, and closes the connection; it says so only where it was asked to."""
+    pytest.importorskip("urllib3")
+    core = pytest.importorskip("karakuri_integrations.langchain")
+    body = b"Internal Server Error"
+    silent = Reply([body], status=500, framing="length", end="fin")
+    said = Reply([body], status=500, framing="length", headers=(("Connection", "close"),), end="fin")
+    good = Reply([json.dumps(CHAT.whole("a")).encode()], headers=JSON, framing="length")
+
+    def answer(request: Request_) -> Reply:
+        if b"1111111111" in request.body:
+            return said if request.headers.get("connection") == "close" else silent
+        return good if request.json.get("max_tokens") == 1 else Reply(CHAT.stream("はい"))
+
+    with Loopback() as server:
+        for place in range(20):  # a race that was lost often
+            url = server.script(f"chat{place}", [answer])
+            llm = core.ChatKarakuri(
+                base_url=url, server="chat", model="karakuri-lm-70b-chat-v0.1", max_tokens=9, max_retries=0
+            )
+            assert llm.invoke("質問").text == "はい"
+            llm.close()
