@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
 
 from .attributes import AttributeLike, SteeringAttributes
@@ -16,9 +16,12 @@ from .escaping import escape
 
 __all__ = [
     "CONTROL_TEXTS",
+    "CallDelta",
+    "CallForm",
     "Control",
     "Delta",
     "FinishReason",
+    "Grammar",
     "Message",
     "Piece",
     "Prompt",
@@ -27,6 +30,10 @@ __all__ = [
     "Role",
     "Sampling",
     "Segment",
+    "Tool",
+    "ToolCall",
+    "ToolLanguage",
+    "Tooling",
     "Turn",
     "Usage",
 ]
@@ -34,8 +41,57 @@ __all__ = [
 #: Integers from here on do not fit what computes with them, such as torch's seeds.
 _LARGEST: Final = 2**64
 
-Role: TypeAlias = Literal["system", "user", "assistant"]
-FinishReason: TypeAlias = Literal["stop", "length"]
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
+ToolLanguage: TypeAlias = Literal["auto", "ja", "en"]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function that the model may call. `parameters`: the JSON schema of its arguments, an object's, as JSON text."""
+
+    name: str
+    description: str = ""
+    parameters: str = '{"type": "object", "properties": {}}'
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call that a reply made. `arguments`: JSON text of an object, or whatever was received where `error` says why
+    it is none: a reply that was cut, or a server without grammars."""
+
+    name: str
+    arguments: str
+    id: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class CallDelta:
+    """A fragment of a call in a stream: the first of a call carries its name and id, further ones more of the JSON
+    text of its arguments. `index` counts the reply's calls from 0."""
+
+    index: int
+    name: str | None = None
+    id: str | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True)
+class Tooling:
+    """What a reply may call, or what its text must be.
+
+    `choice`: "auto" (text or calls), "required" (at least one call), "none", or the name of the tool to call in a
+    tuple of one. `parallel`: more than one call in a reply. `schema`: the JSON schema, as JSON text, of a reply that
+    is JSON and no call. `strict`: an error where it cannot be enforced. `language`: of the words around the tools.
+    """
+
+    tools: tuple[Tool, ...] = ()
+    choice: Literal["auto", "required", "none"] | tuple[str] = "auto"
+    parallel: bool = True
+    schema: str | None = None
+    strict: bool = False
+    language: ToolLanguage = "auto"
 
 
 @dataclass(frozen=True)
@@ -44,12 +100,18 @@ class Message:
 
     `attributes`: on a user message, what the message itself asks for; on an assistant message, the values that it
     was answered with. None: nothing is carried. `index`: the message's place in the caller's list, for errors.
+    `calls`: those of an assistant message. On a tool message `text` is the result, `call_id` the call that it belongs
+    to, `name` the tool where the call is not part of the conversation, and `failed` that the tool raised.
     """
 
     role: Role
     text: str
     attributes: AttributeLike | None = None
     index: int = 0
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str = ""
+    name: str = ""
+    failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,12 +194,13 @@ class Request:
     """A conversation and how the next turn is to be answered.
 
     `attributes` steer the turn being answered, unless its own message carries some; `past_attributes` hold for past
-    turns that carry no record.
+    turns that carry no record; `tooling` is what the reply may call.
     """
 
     messages: tuple[Message, ...]
     attributes: SteeringAttributes = field(default_factory=SteeringAttributes)
     past_attributes: SteeringAttributes = field(default_factory=SteeringAttributes)
+    tooling: Tooling = field(default_factory=Tooling)
 
 
 @dataclass(frozen=True)
@@ -167,6 +230,37 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class Grammar:
+    """What a reply must be: JSON of `schema` (a JSON schema as JSON text), then `closer`.
+
+    With an `opener` the reply may also be text; once it writes the opener, which is not part of the text, the JSON
+    follows. `text_schema`: that text must be JSON of this schema. `lead`: white space that may stand before either.
+    `strict`: an engine that cannot hold the reply to it refuses instead.
+    """
+
+    schema: str
+    opener: str = ""
+    closer: str = ""
+    lead: str = ""
+    text_schema: str | None = None
+    strict: bool = False
+
+
+@dataclass(frozen=True)
+class CallForm:
+    """How calls stand in a reply: after `opener`, a JSON list of objects with these two keys, then `closer`.
+
+    `begun`: the prompt ends with the opener, so the reply is the list.
+    """
+
+    opener: str
+    name_key: str = "name"
+    arguments_key: str = "arguments"
+    closer: str = ""
+    begun: bool = False
+
+
+@dataclass(frozen=True)
 class Prompt:
     """What an engine continues: control tokens and plain text, in order, never a string with markers in it.
 
@@ -174,7 +268,8 @@ class Prompt:
     `literals` are the texts that stand escaped in it and are un-escaped in the reply. `strip_reply`: the family's
     template strips replies, so the reply is given without the white space around it. `raw`: the caller wrote it out,
     so `attributes` say nothing about it. `turns`: the same conversation for servers that render it themselves; empty
-    on a raw prompt.
+    on a raw prompt. `grammar`: what the engine holds the reply to. `calls`: how tool calls stand in the reply; None
+    where there are none.
     """
 
     segments: tuple[Segment, ...]
@@ -184,6 +279,15 @@ class Prompt:
     strip_reply: bool = True
     raw: bool = False
     turns: tuple[Turn, ...] = field(default=(), compare=False, repr=False)
+    grammar: Grammar | None = None
+    calls: CallForm | None = None
+
+    def continued(self, text: str) -> Prompt:
+        """The prompt with the beginning of its reply, which the grammar's opener has just ended."""
+        *rest, last = self.segments or ("",)
+        ends = (last + text,) if isinstance(last, str) else (last, text)
+        grammar = replace(self.grammar, opener="", lead="", text_schema=None) if self.grammar else None
+        return replace(self, segments=(*rest, *ends), grammar=grammar)
 
     @property
     def text(self) -> str:
@@ -225,11 +329,16 @@ class Piece:
 
 @dataclass(frozen=True)
 class Delta:
-    """What the reply decoder yields: text ready for the user; the last one carries finish_reason and usage."""
+    """What the reply decoder yields: text and fragments of calls, ready for the user.
+
+    The last one carries finish_reason and usage, and the reply's `calls`, whole.
+    """
 
     text: str = ""
     usage: Usage | None = None
     finish_reason: FinishReason | None = None
+    fragments: tuple[CallDelta, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -239,3 +348,4 @@ class Reply:
     text: str
     finish_reason: FinishReason
     usage: Usage | None
+    calls: tuple[ToolCall, ...] = ()

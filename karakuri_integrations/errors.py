@@ -6,11 +6,13 @@ Each message names the value, the rule and the next step, and never holds prompt
     ├── InputError (also ValueError)     the caller can fix it; raised before any compute or network
     │   ├── AttributeConfigError         a steering attribute or a preset
     │   ├── OptionError                  an unknown or out-of-range constructor field or call option
+    │   ├── ToolDefinitionError          a tool, a tool choice or a response format
     │   ├── MessageError                 a conversation that cannot be rendered; `.index`
     │   │   └── TemplateInjectionError   template tokens in data under the policy "reject"; `.offset`, `.literal`
     │   ├── UnknownModelError            no family matches; lists the known ones
     │   └── ContextOverflowError         prompt + max_tokens over the window; all three numbers
     ├── UnsupportedError (also NotImplementedError)  a feature that this model or version does not have
+    │   └── UnsupportedSchemaError       a JSON schema that no grammar can hold a reply to; `.keyword`
     └── EngineError                      `.partial_text` holds what had been received, exactly
         ├── ModelLoadError               weights, tokenizer or configuration cannot be loaded
         │   ├── UnsafeModelError         a checkpoint that could run code or leave its folder
@@ -81,9 +83,11 @@ __all__ = [
     "SteeringLostError",
     "StreamInterruptedError",
     "TemplateInjectionError",
+    "ToolDefinitionError",
     "UnknownModelError",
     "UnsafeModelError",
     "UnsupportedError",
+    "UnsupportedSchemaError",
     "WorkerError",
 ]
 
@@ -131,6 +135,10 @@ class TemplateInjectionError(MessageError):
         return type(self), (self.index, self.offset, self.literal)
 
 
+class ToolDefinitionError(InputError):
+    """A tool, a tool choice or a response format is not of the form that it must have."""
+
+
 class UnknownModelError(InputError):
     """No known model family matches a model id or checkpoint."""
 
@@ -153,6 +161,12 @@ class ContextOverflowError(InputError):
 
 class UnsupportedError(KarakuriError, NotImplementedError):
     """This model or version does not have the feature asked for."""
+
+
+class UnsupportedSchemaError(UnsupportedError):
+    """No grammar can hold a reply to this JSON schema. `keyword`: the word in it that is the cause, "" if unknown."""
+
+    keyword: str = ""
 
 
 class EngineError(KarakuriError):

@@ -25,7 +25,8 @@ class Engine(Protocol):
     `stream` and `astream` yield Pieces of raw text; the last one carries `finish_reason`, and every one the usage so
     far. Closing the iterator stops the compute. Errors are KarakuriErrors. An engine checks its own window and raises
     ContextOverflowError before any compute; it honours `Sampling.timeout`; it may ignore `Sampling.stop`, which
-    the decoder applies to the text in any case.
+    the decoder applies to the text in any case. It holds the reply to `Prompt.grammar`, or says in its property
+    `grammars` (False) that it cannot, and raises UnsupportedError where the grammar is strict.
     """
 
     @property
@@ -93,7 +94,7 @@ def fold(deltas: Iterable[Delta]) -> Reply:
     """The whole answer of a finished stream."""
     parts = list(deltas)
     last = parts[-1]
-    return Reply("".join(d.text for d in parts), last.finish_reason or "stop", last.usage)
+    return Reply("".join(d.text for d in parts), last.finish_reason or "stop", last.usage, last.calls)
 
 
 class _Closing(Protocol):

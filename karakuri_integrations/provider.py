@@ -15,10 +15,11 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias, cast
 
 from .attributes import AttributeLike, AttributePolicy, SteeringAttributes, carried_attributes
-from .conversation import Delta, Message, Prompt, Request, Sampling
+from .conversation import Delta, Message, Prompt, Request, Sampling, ToolCall
 from .errors import AttributeConfigError, OptionError, UnsupportedError
 from .generation import Engine, astream, stream
 from .templates import TemplateTokens, family_of_model, parse_raw, render
+from .tools import TOOL_OPTIONS, tooling_of
 
 __all__ = [
     "CALL_OPTIONS",
@@ -47,10 +48,10 @@ SAMPLING_FIELDS: Final = (
 )
 
 #: Everything a single call may set.
-CALL_OPTIONS: Final = (*SAMPLING_FIELDS, "attributes", "model")
+CALL_OPTIONS: Final = (*SAMPLING_FIELDS, "attributes", "model", *TOOL_OPTIONS)
 
-#: Call options of the frameworks that need tools or structured output.
-_TOOL_OPTIONS: Final = ("tools", "tool_choice", "response_format", "functions", "function_call", "parallel_tool_calls")
+#: Options of old function calling, which has become tool calling.
+_OLD_OPTIONS: Final = ("functions", "function_call")
 
 
 @dataclass(frozen=True)
@@ -226,8 +227,10 @@ class Provider:
     policy: AttributePolicy = field(default_factory=AttributePolicy)
     template_tokens: TemplateTokens = "escape"
     overflow: OverflowPolicy = "error"
+    tool_language: str = "auto"
 
     def __post_init__(self) -> None:
+        tooling_of({}, self.tool_language)
         if self.overflow not in ("error", "drop_oldest_turns"):
             raise OptionError(f"overflow must be error or drop_oldest_turns, got {self.overflow!r:.40}")
         if self.template_tokens not in ("escape", "reject", "allow"):
@@ -264,22 +267,33 @@ class Provider:
         return Message("system", text, None, index)
 
     def assistant(
-        self, text: str, recorded: object, index: int, extra: Mapping[str, Any] = MappingProxyType({})
+        self,
+        text: str,
+        recorded: object,
+        index: int,
+        extra: Mapping[str, Any] = MappingProxyType({}),
+        calls: Sequence[ToolCall] = (),
     ) -> Message:
         """A past reply with the attributes recorded on it (without a record: those in `extra`), after the policy."""
         if recorded is None and self.policy.mode != "ignore":
             recorded = carried_attributes(extra, f"message {index}")
         values = self.policy.recorded(recorded, self.own_attributes, f"message {index}")
-        return Message("assistant", text, values, index)
+        return Message("assistant", text, values, index, tuple(calls))
 
-    def request(self, messages: Sequence[Message], attributes: AttributeLike | None = None) -> Request:
+    def tool(self, text: str, call_id: str, name: str, index: int, *, failed: bool = False) -> Message:
+        """What a tool returned for the call of this id; `name` where the conversation does not hold the call."""
+        return Message("tool", text, None, index, call_id=call_id, name=name, failed=failed)
+
+    def request(self, messages: Sequence[Message], options: Mapping[str, Any]) -> Request:
+        """The request of a call with these options; see `check_options`."""
         own = self.own_attributes
-        return Request(tuple(messages), SteeringAttributes.overlay(own, attributes), own)
+        tooling = tooling_of(options, self.tool_language)
+        return Request(tuple(messages), SteeringAttributes.overlay(own, options.get("attributes")), own, tooling)
 
     def render(self, messages: Sequence[Message], options: Mapping[str, Any]) -> Prompt:
         """The exact prompt; loads nothing."""
         engine = self.engine(options.get("model"))
-        return render(self.request(messages, options.get("attributes")), engine.family, self.template_tokens)
+        return render(self.request(messages, options), engine.family, self.template_tokens)
 
     def count_tokens(self, messages: Sequence[Message], options: Mapping[str, Any]) -> int:
         """Tokens of the real rendered prompt; loads a tokenizer at most.
@@ -289,7 +303,7 @@ class Provider:
         if not messages:
             return 0
         engine = self.engine(options.get("model"))
-        request = self.request(messages, options.get("attributes"))
+        request = self.request(messages, options)
         return engine.count_tokens(render(request, engine.family, self.template_tokens, partial=True))
 
     def prepare(self, messages: Sequence[Message], options: Mapping[str, Any]) -> Call:
@@ -305,10 +319,9 @@ class Provider:
         Raises:
             OptionError: attributes, which a finished prompt already holds.
         """
-        if options.get("attributes") is not None:
-            raise OptionError(
-                "attributes= cannot change a formatted prompt; write them into it or pass formatted=False"
-            )
+        for name in ("attributes", *TOOL_OPTIONS):
+            if options.get(name) is not None:
+                raise OptionError(f"{name}= cannot change a formatted prompt; write it into it or pass formatted=False")
         engine = self._open(options)
         return Call(engine, parse_raw(text, engine.family), self.merged(options))
 
@@ -391,16 +404,16 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         OptionError: an option that does not exist; the near one is named.
-        UnsupportedError: tools or structured output.
+        UnsupportedError: options that no longer exist anywhere.
     """
     known: dict[str, Any] = {}
     for name, value in options.items():
         if name in CALL_OPTIONS:
             if value is not None:
                 known[name] = value
-        elif name in _TOOL_OPTIONS:
+        elif name in _OLD_OPTIONS:
             if value:
-                raise UnsupportedError(f"{name}: this version has no tools and no structured output")
+                raise UnsupportedError(f"{name}: functions have become tools; use tools= and tool_choice=")
         else:
             raise OptionError(unknown_option(name, CALL_OPTIONS))
     return known

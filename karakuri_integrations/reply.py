@@ -1,10 +1,12 @@
-"""Piece to Delta: stop strings, escaped literals, white space. Pure and push-based: no I/O, never awaits.
+"""Piece to Delta: escaped literals, tool calls, stop strings, white space. Pure and push-based: no I/O, never awaits.
 
-The text passes three stages, each of which holds back only what a later character could still change:
+The text passes four stages, each of which holds back only what a later character could still change:
 
 1. escaped template literals are taken back one level (`escaping`);
-2. the reply ends before the first stop string, which never shows, also when it spans pieces;
-3. where the family's template strips replies, white space around the reply is dropped.
+2. tool calls are taken out of it, where there can be some (`tools.reading`);
+3. the reply ends before the first stop string, which never shows, also when it spans pieces; none is looked for in
+   calls;
+4. where the family's template strips replies, white space around the reply's text is dropped.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .conversation import Delta, Piece, Prompt, Usage
+from .conversation import CallDelta, Delta, Piece, Prompt, Usage
 from .escaping import held_back, unescape
+from .tools import CallReader
 
 __all__ = ["Decoder", "Unescape"]
 
@@ -23,6 +26,7 @@ class Decoder:
 
     def __init__(self, prompt: Prompt, stop: tuple[str, ...] = ()) -> None:
         self._escaped = Unescape(prompt.literals)
+        self._calls = CallReader(prompt.calls) if prompt.calls is not None else None
         self._stop = _Stop(stop)
         self._strip = _Strip() if prompt.strip_reply else None
         self._sent: list[str] = []
@@ -36,27 +40,35 @@ class Decoder:
 
     @property
     def received(self) -> str:
-        """Everything given out and what is still held back: the exact text received so far."""
+        """Everything given out and what is still held back: the exact text received so far, calls included."""
         held = unescape(self._escaped.buffer, self._escaped.literals)
-        return self.text + (self._strip.buffer if self._strip else "") + self._stop.buffer + held
+        calls = self._calls.held if self._calls else ""
+        return self.text + (self._strip.buffer if self._strip else "") + self._stop.buffer + calls + held
 
     def push(self, piece: Piece) -> Iterator[Delta]:
         """The deltas this piece completes: none, one, or the last one."""
         self.usage = piece.usage or self.usage
-        reason = piece.finish_reason
-        text, stopped = self._stop.push(
-            self._escaped.push(piece.text, last=reason is not None), last=reason is not None
-        )
+        reason, fragments = piece.finish_reason, list[CallDelta]()
+        last = reason is not None
+        text = self._escaped.push(piece.text, last=last)
+        opened = False
+        if self._calls:
+            text, fragments = self._calls.push(text, last=last)
+            opened = self._calls.opened
+        text, stopped = self._stop.push(text, last=last or opened)
         if stopped:
-            reason = "stop"
+            reason, fragments = "stop", []
         if self._strip:
             text = self._strip.push(text)
         self._sent.append(text)
         if reason is not None:
             self.done = True
-            yield Delta(text, self.usage, reason)
-        elif text:
-            yield Delta(text)
+            calls = self._calls.calls() if self._calls and not stopped else ()
+            if calls and reason == "stop":
+                reason = "tool_calls"
+            yield Delta(text, self.usage, reason, tuple(fragments), calls)
+        elif text or fragments:
+            yield Delta(text, fragments=tuple(fragments))
 
 
 @dataclass

@@ -20,9 +20,13 @@ MessageErrors that name the message's index. Only for counting tokens (`partial=
 turn: the values recorded on its answer, else `Request.past_attributes`; then the message's own. So history is never
 re-steered and a chat only ever appends to its prompt.
 
+**Tools.** The family's tool syntax (`tools`) writes the tools after the system text, a reply's calls after its text,
+and the results of tool messages, which are a user turn. With a forced call the prompt ends with the syntax's opener.
+
 **Data can never become structure.** Control tokens (`<s>`, `</s>`, `<unk>`) in any message are plain text by
 construction: a Prompt keeps control tokens apart from text. The families' textual tokens (`[INST]` and the like) in
-data follow `template_tokens`: "escape" (reversible), "reject" (TemplateInjectionError) or "allow".
+data follow `template_tokens`: "escape" (reversible), "reject" (TemplateInjectionError) or "allow"; while tools are
+in use the tool syntax's own as well.
 """
 
 from __future__ import annotations
@@ -30,14 +34,28 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final, Literal, TypeAlias
 
 from .attributes import AttributeLike, SteeringAttributes
-from .conversation import CONTROL_TEXTS, Control, Message, Prompt, Request, Role, Segment, Turn
+from .conversation import (
+    CONTROL_TEXTS,
+    CallForm,
+    Control,
+    Grammar,
+    Message,
+    Prompt,
+    Request,
+    Role,
+    Segment,
+    Tool,
+    Tooling,
+    Turn,
+)
 from .errors import MessageError, OptionError, TemplateInjectionError, UnknownModelError
 from .escaping import escape, find
+from .tools import Result, Syntax, list_of_calls, syntax_of
 
 __all__ = [
     "FAMILIES",
@@ -77,8 +95,9 @@ class Family:
     and before the answer; `start` once at the beginning. `system_inside_user`: the system block is part of the first
     user turn's text, before it is stripped. `stripped`: the roles whose text is stripped (str.strip).
     `reply_stripped`: a past answer is stripped, so replies are given stripped. `literals`: textual template tokens.
-    `model_ids`: lower-case substrings of model ids. `model_types` and `template_marks`: how a checkpoint of this
-    family is recognised by its config.json and by texts in its chat template. `context_window`: tokens.
+    `tools`: the name of its tool syntax. `model_ids`: lower-case substrings of model ids. `model_types` and
+    `template_marks`: how a checkpoint of this family is recognised by its config.json and by texts in its chat
+    template. `context_window`: tokens.
     """
 
     name: str
@@ -95,6 +114,13 @@ class Family:
     model_types: tuple[str, ...]
     template_marks: tuple[str, ...]
     end_token: str = "</s>"
+    tools: str = "brackets"
+
+    @property
+    def reply_lead(self) -> str:
+        """What stands between the end of a prompt and the text of its reply."""
+        parts = self.assistant[len(self.reply) :]
+        return "".join(str(part) for part in parts[: parts.index(_TEXT)])
 
     @property
     def reply_stripped(self) -> bool:
@@ -164,6 +190,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
             model_types=("mixtral",),
             template_marks=("<|START_OF_TURN_TOKEN|>", "<attributes>"),
             end_token="<|END_OF_TURN_TOKEN|>",
+            tools="command_r",
         ),
     )
 }
@@ -324,27 +351,108 @@ class _Writer:
 class _Guard:
     """Applies the `template_tokens` policy to data and counts what was escaped."""
 
-    family: Family
+    literals: tuple[str, ...]
     policy: TemplateTokens
     escaped: int = 0
 
     def __call__(self, text: str) -> str:
         if self.policy == "allow":
             return text
-        result, count = escape(text, self.family.literals)
+        result, count = escape(text, self.literals)
         self.escaped += count
         return result
+
+    def message(self, message: Message) -> Message:
+        calls = tuple(replace(call, name=self(call.name), arguments=self(call.arguments)) for call in message.calls)
+        return replace(message, text=self(message.text), name=self(message.name), calls=calls)
+
+    def tool(self, tool: Tool) -> Tool:
+        return replace(tool, description=self(tool.description), parameters=self(tool.parameters))
 
 
 def _refuse(messages: Iterable[Message], literals: tuple[str, ...]) -> None:
     for message in messages:
-        found = find(message.text, literals)
-        if found:
-            raise TemplateInjectionError(message.index, *found)
+        for text in (
+            message.text,
+            message.name,
+            *(part for call in message.calls for part in (call.name, call.arguments)),
+        ):
+            found = find(text, literals)
+            if found:
+                raise TemplateInjectionError(message.index, *found)
 
 
 def _joined(parts: Iterable[_Part], text: str) -> str:
     return "".join(text if part is _TEXT else str(part) for part in parts)
+
+
+# --- tools ----------------------------------------------------------------------------------------------------------
+
+_JAPANESE: Final = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\uff66-\uff9f]")
+
+
+def _language(request: Request) -> Literal["ja", "en"]:
+    """The setting's, else that of the first user message with text, so that a conversation keeps it."""
+    if request.tooling.language != "auto":
+        return request.tooling.language
+    texts = [message.text for message in request.messages if message.role == "user" and message.text.strip()]
+    return "ja" if _JAPANESE.search((texts or [message.text for message in request.messages] or [""])[0]) else "en"
+
+
+def _in_plain_turns(messages: Iterable[Message], syntax: Syntax) -> Iterator[Message]:
+    """Calls and results as the text that the syntax writes for them."""
+    names: dict[str, str] = {}
+    results: list[Result] = []
+    last: Message | None = None
+    for message in messages:
+        if message.role == "tool":
+            name = names.get(message.call_id) or message.name or "tool"
+            results.append(Result(name, message.text, message.failed))
+            last = message
+            continue
+        if last is not None:
+            yield Message("user", syntax.write_results(results), None, last.index)
+            results, last = [], None
+        names |= {call.id: call.name for call in message.calls if call.id}
+        yield _with_calls(message, syntax) if message.calls else message
+    if last is not None:
+        yield Message("user", syntax.write_results(results), None, last.index)
+
+
+def _with_calls(message: Message, syntax: Syntax) -> Message:
+    text = message.text.strip()
+    written = syntax.write_calls(message.calls)
+    return replace(message, text=f"{text}\n{written}" if text else written, calls=())
+
+
+def _described(request: Request, syntax: Syntax, guard: _Guard) -> Iterator[Message]:
+    """System messages that tell the model of its tools and of the form of its reply."""
+    tooling, language = request.tooling, _language(request)
+    if tooling.tools and tooling.choice != "none":
+        yield Message("system", syntax.describe([guard.tool(tool) for tool in tooling.tools], language))
+    if tooling.schema is not None:
+        text = syntax.describe_schema(guard(tooling.schema), language)
+        if text:
+            yield Message("system", text)
+
+
+def _with_system(messages: list[Message], said: list[Message]) -> list[Message]:
+    """The messages with `said` after the leading system messages."""
+    if not said:
+        return messages
+    place = next((n for n, message in enumerate(messages) if message.role != "system"), len(messages))
+    return [*messages[:place], *said, *messages[place:]]
+
+
+def _held_to(tooling: Tooling, family: Family, form: CallForm) -> tuple[Grammar | None, CallForm | None]:
+    """What the reply is held to, and how calls stand in it."""
+    lead = family.reply_lead
+    if not tooling.tools or tooling.choice == "none":
+        return (None if tooling.schema is None else Grammar(tooling.schema, lead=lead, strict=tooling.strict)), None
+    schema = list_of_calls(tooling, form)
+    if tooling.choice == "auto":
+        return Grammar(schema, form.opener, form.closer, lead, tooling.schema, tooling.strict), form
+    return Grammar(schema, closer=form.closer, strict=tooling.strict), replace(form, begun=True)
 
 
 def render(
@@ -353,7 +461,7 @@ def render(
     """The exact prompt of a request in a family's template.
 
     Args:
-        request: the conversation, with its attributes.
+        request: the conversation, with its attributes and tools.
         family: one record of `FAMILIES`.
         template_tokens: what happens to the family's textual tokens in data.
         partial: render a part of a conversation too, which cannot be answered as it stands; for counting tokens only.
@@ -366,22 +474,27 @@ def render(
     """
     if template_tokens not in _POLICIES:
         raise OptionError(f"template_tokens must be one of {', '.join(_POLICIES)}, got {template_tokens!r:.40}")
+    syntax, literals = syntax_of(family.tools), family.literals
+    if request.tooling.tools or any(one.calls or one.role == "tool" for one in request.messages):
+        literals += syntax.literals
     if template_tokens == "reject":
-        _refuse(request.messages, family.literals)
-    system, turns = _turns(request.messages)
+        _refuse(request.messages, literals)
+    guard, writer = _Guard(literals, template_tokens), _Writer()
+    guarded = list(_in_plain_turns([guard.message(message) for message in request.messages], syntax))
+    system, turns = _turns(_with_system(guarded, list(_described(request, syntax, guard))))
     if not partial:
         _answerable(request.messages, turns)
-    guard, writer = _Guard(family, template_tokens), _Writer()
+    grammar, form = _held_to(request.tooling, family, syntax.form)
     values = list(_attributes(turns, request)) or [request.attributes]
     writer.write(family.start)
     lead = ""
     if system is not None:
         if family.system_inside_user:
-            lead = _joined(family.system, guard(system))
+            lead = _joined(family.system, system)
         else:
-            writer.write(family.system, guard(system))
+            writer.write(family.system, system)
     for place, turn in enumerate(turns):
-        text = guard(turn.text)
+        text = turn.text
         if turn.role == "user":
             text, lead = lead + text, ""
         if turn.role in family.stripped:
@@ -391,25 +504,26 @@ def render(
         writer.write((_TEXT,), lead)
     if turns and turns[-1].role == "user":
         writer.write(family.reply, attributes=values[-1])
+        if form is not None and form.begun:
+            writer.write((family.reply_lead, form.opener))
     return Prompt(
         segments=tuple(writer.segments),
         attributes=values[-1],
         escaped=guard.escaped,
-        literals=family.literals if template_tokens == "escape" else (),
+        literals=literals if template_tokens == "escape" else (),
         strip_reply=family.reply_stripped,
-        turns=tuple(_given(system, turns, values, () if template_tokens == "allow" else family.literals)),
+        turns=tuple(_given(system, turns, values)),
+        grammar=grammar,
+        calls=form,
     )
 
 
-def _given(
-    system: str | None, turns: list[_Turn], values: list[SteeringAttributes], literals: tuple[str, ...]
-) -> Iterator[Turn]:
-    """The turns for a server that renders them; it parses control tokens in text, so they are escaped as well."""
-    literals += CONTROL_TEXTS
+def _given(system: str | None, turns: list[_Turn], values: list[SteeringAttributes]) -> Iterator[Turn]:
+    """The turns for a server that renders them; it parses control tokens in text, so they are escaped."""
     if system is not None:
-        yield Turn("system", escape(system, literals)[0])
+        yield Turn("system", escape(system, CONTROL_TEXTS)[0])
     for place, turn in enumerate(turns):
-        yield Turn(turn.role, escape(turn.text, literals)[0], values[place // 2] if turn.role == "user" else None)
+        yield Turn(turn.role, escape(turn.text, CONTROL_TEXTS)[0], values[place // 2] if turn.role == "user" else None)
 
 
 def parse_raw(text: str, family: Family) -> Prompt:

@@ -1,4 +1,4 @@
-"""The decoding loop of one reply: prompt ids in, token ids out, one forward pass at a time.
+"""The decoding loop of one reply: prompt ids in, token ids out, one forward pass at a time, held to a grammar.
 
 Knows torch and a loaded causal model; knows no text, no threads and no queues. A Sequence holds the state of one
 reply (its cache, its sampler), so that a scheduler may interleave several.
@@ -6,11 +6,15 @@ reply (its cache, its sampler), so that a scheduler may interleave several.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence as Ids
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..conversation import Sampling
 from ..errors import NumericalError
+
+if TYPE_CHECKING:
+    from .grammars import Constraint
 
 __all__ = ["PREFILL_CHUNK", "Sampler", "Sequence"]
 
@@ -38,12 +42,17 @@ class Sampler:
         else:
             self._random.manual_seed(sampling.seed)
 
-    def __call__(self, logits: Any, history: Any) -> int | None:
-        """The chosen id, or None when a logit is NaN or infinite. `logits` is (1, vocabulary), `history` (1, n)."""
+    def __call__(self, logits: Any, history: Any, allowed: Any = None) -> int | None:
+        """The chosen id, or None when a logit is NaN or infinite.
+
+        `logits` is (1, vocabulary), `history` (1, n), `allowed` a bool for each token, or None where all are.
+        """
         import torch
 
         scores = logits.float()
         finite = torch.isfinite(scores).all()
+        if allowed is not None:
+            scores = scores.masked_fill(~torch.from_numpy(allowed).to(scores.device), float("-inf"))
         if self._processors:
             scores = self._processors(history, scores)
         if self._greedy:
@@ -80,7 +89,14 @@ def _processors(sampling: Sampling, device: Any) -> Any:
 class Sequence:
     """One reply being decoded. Call `prefill` while there is something `unread`, then `next_token` for each token."""
 
-    def __init__(self, model: Any, prompt_ids: Ids[int], sampling: Sampling, limit: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        prompt_ids: Ids[int],
+        sampling: Sampling,
+        limit: int,
+        constraint: Constraint | None = None,
+    ) -> None:
         import torch
         from transformers import DynamicCache
 
@@ -94,6 +110,13 @@ class Sequence:
         self._made = 0
         self._sampling = sampling
         self._sampler: Sampler | None = None
+        self._constraint = constraint
+        self._forced = deque[int]()
+
+    @property
+    def ended_early(self) -> bool:
+        """The grammar led the reply to its end because its tokens ran out."""
+        return self._constraint is not None and self._constraint.ended_early
 
     @property
     def unread(self) -> bool:
@@ -105,25 +128,44 @@ class Sequence:
         self._forward(min(self._done + PREFILL_CHUNK, self._filled - 1))
 
     def next_token(self) -> int:
-        """Make one more token.
+        """Make one more token: what the grammar leaves no choice of needs no forward pass.
 
         Raises:
             NumericalError: the model's logits are not numbers.
         """
-        logits = self._forward(self._filled)
+        token = self._forced.popleft() if self._forced else self._chosen()
+        if self._filled < self._ids.shape[1]:
+            self._ids[0, self._filled] = token
+        self._filled += 1
+        self._made += 1
+        return token
+
+    def _chosen(self) -> int:
+        constraint = self._constraint
+        if constraint is None:
+            return self._sampled(self._forward(self._filled))
+        if constraint.finished:
+            return constraint.end
+        allowed = constraint.beside(constraint.allowed)  # computed while the model computes
+        try:
+            logits = self._forward(self._filled)
+        finally:
+            mask = allowed.result()
+        token = constraint.checked(self._sampled(logits, mask))
+        constraint.accept(token)
+        self._forced.extend(constraint.forced())
+        return token
+
+    def _sampled(self, logits: Any, allowed: Any = None) -> int:
         if self._sampler is None:
             self._sampler = Sampler(self._sampling, logits.device)
-        token = self._sampler(logits, self._ids[:, : self._filled].to(logits.device))
+        token = self._sampler(logits, self._ids[:, : self._filled].to(logits.device), allowed)
         if token is None:
             raise NumericalError(
                 f"the model's logits are NaN or infinite after {self._made} tokens; check the weights and the sampling "
                 'options, or load the model with quantization="bf16" or "fp32"',
                 self._made,
             )
-        if self._filled < self._ids.shape[1]:
-            self._ids[0, self._filled] = token
-        self._filled += 1
-        self._made += 1
         return token
 
     def _forward(self, end: int) -> Any:

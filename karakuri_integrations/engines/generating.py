@@ -10,6 +10,7 @@ from ..conversation import Piece, Sampling, Usage
 from ..errors import DeviceMemoryError, EngineError, KarakuriError, WorkerError
 from .channel import Channel
 from .decoding import Sequence
+from .grammars import Constraint
 from .loading import Loaded, Report
 from .tokens import Tokens
 
@@ -27,9 +28,10 @@ class Generation:
     eos: frozenset[int]
     tokens: Tokens
     stepped: Callable[[], None]
+    constraint: Constraint | None = None
 
     def run(self, loaded: Loaded) -> None:
-        sequence = Sequence(loaded.model, self.prompt_ids, self.sampling, self.limit)
+        sequence = Sequence(loaded.model, self.prompt_ids, self.sampling, self.limit, self.constraint)
         while sequence.unread:
             if self._stopped():
                 return
@@ -43,7 +45,7 @@ class Generation:
             self.stepped()
             usage = Usage(len(self.prompt_ids), made)
             if token in self.eos:
-                self.channel.put(Piece("", usage, "stop"))
+                self.channel.put(Piece("", usage, "length" if sequence.ended_early else "stop"))
                 break
             self.channel.put(Piece(text.push(token), usage, "length" if made == self.limit else None))
         self.channel.put(None)

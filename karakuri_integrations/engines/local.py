@@ -21,6 +21,7 @@ from ..templates import Family, family_of_checkpoint, family_of_model, family_of
 from .channel import Channel, Deadline
 from .checkpoint import source_of
 from .generating import Generation, Reporting
+from .grammars import Constraint
 from .loading import Loaded, Report
 from .precision import precision_of
 from .registry import Key, Shared, shared
@@ -204,7 +205,8 @@ class LocalEngine:
     async def astream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Piece]:
         """As `stream`, natively async: nothing here blocks the event loop, not even loading or a long prompt."""
         deadline = Deadline(sampling.timeout)
-        if self._shared.tokens_ready and sum(len(str(one)) for one in prompt.segments) <= _INLINE_CHARACTERS:
+        ready = self._shared.tokens_ready and (prompt.grammar is None or self._shared.grammars_ready)
+        if ready and sum(len(str(one)) for one in prompt.segments) <= _INLINE_CHARACTERS:
             job = self._job(prompt, sampling, deadline)
         else:
             job = await _in_thread(lambda: self._job(prompt, sampling, deadline), deadline)
@@ -228,15 +230,23 @@ class LocalEngine:
         if room < 1 or (sampling.max_tokens or 0) > room:
             raise ContextOverflowError(len(ids), sampling.max_tokens, window)
         end = entry.tokens.control_id(self.family.end_token)
+        limit = sampling.max_tokens or room
         return Generation(
             channel=Channel(deadline),
             prompt_ids=ids,
             sampling=sampling,
-            limit=sampling.max_tokens or room,
+            limit=limit,
             eos=entry.checkpoint.eos_ids | ({end} if end is not None else set()),
             tokens=entry.tokens,
             stepped=entry.stepped,
+            constraint=self._constraint(prompt, end, limit),
         )
+
+    def _constraint(self, prompt: Prompt, end: int | None, limit: int) -> Constraint | None:
+        if prompt.grammar is None:
+            return None
+        eos = end if end is not None else min(self._shared.checkpoint.eos_ids)
+        return self._shared.grammars(eos).constraint(prompt.grammar, limit)
 
     def _submit(self, job: Generation) -> Worker[Loaded]:
         return self._shared.submit(job, self._max_queue, self.family)

@@ -16,6 +16,7 @@ from ..templates import Family
 from .canary import differences
 from .checkpoint import Checkpoint, Source, notify
 from .generating import translate
+from .grammars import Grammars
 from .loading import Loaded, load
 from .precision import Precision
 from .tokens import Tokens, load_tokenizer
@@ -46,6 +47,7 @@ class Shared:
         self._tokenizer: tuple[Any, Tokens] | None = None
         self._tokenizer_lock = threading.Lock()
         self._canaries: dict[str, tuple[str, ...]] = {}
+        self._grammars: Grammars | None = None
         self._worker: Worker[Loaded] | None = None
         self._worker_lock = threading.Lock()
 
@@ -64,6 +66,20 @@ class Shared:
                     own = load_tokenizer(self.checkpoint)
                     self._tokenizer = own, Tokens(own.backend_tokenizer)
         return self._tokenizer
+
+    @property
+    def grammars_ready(self) -> bool:
+        return self._grammars is not None
+
+    def grammars(self, end: int) -> Grammars:
+        """The grammars of this tokenizer, made on first use; `end` is the id that ends a reply."""
+        own, tokens = self._tokenizers()
+        with self._tokenizer_lock:
+            if self._grammars is None:
+                size = self.checkpoint.config.get("vocab_size")
+                vocabulary = max(len(own), size if isinstance(size, int) else 0)
+                self._grammars = Grammars(own.backend_tokenizer.to_str(), vocabulary, end, tokens.bytes_of)
+        return self._grammars
 
     def canary(self, family: Family) -> tuple[str, ...]:
         """What differs between the checkpoint's template and tokenizer and ours; warned of the first time."""

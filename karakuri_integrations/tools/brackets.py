@@ -1,0 +1,94 @@
+r"""KARAKURI's chat models were taught no tools; this is the syntax that we give them, short and in plain text.
+
+The system text ends with the tools, one line each, and how to call them. A reply that calls is, after any text:
+
+    [TOOL_CALLS]\n[{"name": "get_weather", "arguments": {"city": "東京"}}]
+
+The turn after it holds the results, in the order of the calls, with "error" where a tool failed:
+
+    [TOOL_RESULTS]\n[{"name": "get_weather", "result": "晴れ"}]
+
+Results that are JSON stay JSON. The opener ends with a line feed because Llama's tokenizer never joins one with what
+follows: the same ids come out whether the model wrote the opener or the prompt ends with it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+from ..conversation import CallForm, Tool, ToolCall
+from .signatures import schema_text, signature
+from .syntax import Result, Syntax
+
+__all__ = ["BRACKETS"]
+
+_CALLS: Final = "[TOOL_CALLS]"
+_RESULTS: Final = "[TOOL_RESULTS]"
+_BREAK: Final = re.compile(r"\s*[\r\n]\s*")
+
+_WORDS: Final = {
+    "en": (
+        'To use a tool, answer with [TOOL_CALLS] and a JSON list such as [{"name": "tool", "arguments": {}}] on the '
+        "next line. Otherwise answer in words.\nTools:"
+    ),
+    "ja": (
+        'ツールを使うときは [TOOL_CALLS] と書き、次の行に [{"name": "tool", "arguments": {}}] のような JSON の'
+        "リストを書いてください。使わないときは言葉で答えてください。\nツール:"
+    ),
+}
+_SCHEMA_WORDS: Final = {
+    "en": "Answer only with JSON of this form: ",
+    "ja": "次の形の JSON だけで答えてください: ",
+}
+
+
+class _Brackets(Syntax):
+    name = "brackets"
+    form = CallForm(opener=f"{_CALLS}\n")
+    literals = (_CALLS, _RESULTS)
+
+    def describe(self, tools: Sequence[Tool], language: Literal["ja", "en"]) -> str:
+        return "\n".join([_WORDS[language], *(f"- {signature(tool)}" for tool in tools)])
+
+    def describe_schema(self, schema: str, language: Literal["ja", "en"]) -> str:
+        text = schema_text(schema)
+        return _SCHEMA_WORDS[language] + text if text else ""
+
+    def write_calls(self, calls: Sequence[ToolCall]) -> str:
+        return self.form.opener + f"[{', '.join(map(_call, calls))}]"
+
+    def write_results(self, results: Sequence[Result]) -> str:
+        return f"{_RESULTS}\n[{', '.join(map(_result, results))}]"
+
+
+def _call(call: ToolCall) -> str:
+    # The arguments go back as they came; a call that was cut is no JSON, and stands as the text that it is.
+    return f'{{"name": {_json(call.name)}, "arguments": {call.arguments or "{}"}}}'
+
+
+def _result(result: Result) -> str:
+    key = "error" if result.failed else "result"
+    return f'{{"name": {_json(result.name)}, "{key}": {_value(result.text)}}}'
+
+
+def _value(text: str) -> str:
+    """JSON as one line of JSON, any other text as a JSON string: no result can end its own list."""
+    try:
+        json.loads(text, parse_constant=_refused)
+    except (ValueError, RecursionError):
+        return _json(text)
+    return _BREAK.sub(" ", text.strip())  # between tokens only: a JSON string holds no line break
+
+
+def _refused(name: str) -> Any:
+    raise ValueError(name)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+BRACKETS: Final = _Brackets()

@@ -1,0 +1,152 @@
+"""What both frameworks pass as tools, tool choice and response format, in OpenAI's form, checked and turned to values.
+
+Knows the form (https://platform.openai.com/docs/api-reference/chat/create): `{"type": "function", "function": {"name",
+"description", "parameters"}}`, `tool_choice` as a word or `{"type": "function", "function": {"name"}}`, and
+`response_format` of type text, json_object or json_schema. LangChain's other words for the same are taken too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, get_args
+
+from ..conversation import Tool, Tooling, ToolLanguage
+from ..errors import ToolDefinitionError
+from .schemas import closed
+
+__all__ = ["TOOL_OPTIONS", "tooling_of"]
+
+#: The call options that make a Tooling.
+TOOL_OPTIONS: Final = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "strict")
+
+_NAME: Final = re.compile(r"[^\s\[\]()\"'`:,{}<>|]{1,128}")
+_LANGUAGES: Final = get_args(ToolLanguage)
+
+
+def tooling_of(options: Mapping[str, Any], language: str = "auto") -> Tooling:
+    """The tooling that a call's options ask for.
+
+    Args:
+        options: of a call; only those of `TOOL_OPTIONS` are looked at.
+        language: of the words around the tools: "auto" (the conversation's), "ja" or "en".
+
+    Raises:
+        ToolDefinitionError: a definition, choice or format that is not of the form; names the place and the rule.
+    """
+    if language not in _LANGUAGES:
+        raise ToolDefinitionError(f"tool_language must be one of {', '.join(_LANGUAGES)}, got {language!r:.40}")
+    tools = _tools(options.get("tools"))
+    return Tooling(
+        tools,
+        _choice(options.get("tool_choice"), [tool.name for tool in tools]),
+        _flag("parallel_tool_calls", options.get("parallel_tool_calls"), default=True),
+        *_format(options.get("response_format"), _flag("strict", options.get("strict"), default=False)),
+        language=language,  # type: ignore[arg-type]
+    )
+
+
+def _flag(name: str, value: Any, *, default: bool) -> bool:
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise ToolDefinitionError(f"{name} must be True or False, got {value!r:.40}")
+    return value
+
+
+def _tools(given: Any) -> tuple[Tool, ...]:
+    if given is None:
+        return ()
+    if isinstance(given, str | Mapping) or not isinstance(given, Sequence):
+        raise ToolDefinitionError(f"tools must be a list of tools, got a {type(given).__name__}")
+    tools = tuple(_tool(one, place) for place, one in enumerate(given))
+    names = [tool.name for tool in tools]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise ToolDefinitionError(f"two tools are called {twice!r}; a call could mean either: rename one")
+    return tools
+
+
+def _tool(given: Any, place: int) -> Tool:
+    if isinstance(given, Tool):
+        return given
+    function = given.get("function", given) if isinstance(given, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise ToolDefinitionError(
+            f'tools[{place}] must be {{"type": "function", "function": {{"name": ..., "parameters": ...}}}}'
+        )
+    name = function["name"]
+    if not _NAME.fullmatch(name):
+        raise ToolDefinitionError(
+            f"tools[{place}]: a tool's name has 1 to 128 characters, no spaces, brackets, quotes or colons; got "
+            f"{name[:60]!r}"
+        )
+    description = function.get("description") or ""
+    if not isinstance(description, str):
+        raise ToolDefinitionError(f"tool {name!r}: its description must be text")
+    return Tool(name, description, _parameters(name, function.get("parameters")))
+
+
+def _parameters(name: str, given: Any) -> str:
+    if given is None or given == {}:
+        return '{"type": "object", "properties": {}, "additionalProperties": false}'
+    if not isinstance(given, Mapping) or given.get("type", "object") != "object":
+        raise ToolDefinitionError(f"tool {name!r}: its parameters must be the JSON schema of an object")
+    schema = {"type": "object", "properties": {}, **given} if "$ref" not in given else given
+    return schema_json(schema, f"tool {name!r}: its parameters")
+
+
+def schema_json(schema: Any, what: str) -> str:
+    """A JSON schema as JSON text, objects closed.
+
+    Raises:
+        ToolDefinitionError: it holds something that JSON cannot.
+    """
+    try:
+        return json.dumps(closed(schema), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        kind = type(error).__name__
+    raise ToolDefinitionError(f"{what} must be a JSON schema; this cannot be written as JSON ({kind})")
+
+
+def _choice(given: Any, names: Sequence[str]) -> Any:
+    """LangChain's "any" and True, OpenAI's "required" and dict, or a tool's name."""
+    function = given.get("function", given) if isinstance(given, Mapping) else None
+    if isinstance(function, Mapping):
+        given = function.get("name", given.get("type"))
+    if given in (None, "auto"):
+        return "auto"
+    if given in (False, "none"):
+        return "none"
+    if not names:
+        raise ToolDefinitionError(f"tool_choice={given!r:.60} needs tools; pass tools= too, or leave it out")
+    if given in (True, "any", "required"):
+        return "required"
+    if given not in names:
+        near = difflib.get_close_matches(str(given), names, 1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ToolDefinitionError(
+            f"tool_choice {given!r:.60} is no tool{hint}; use auto, none, required or one of {', '.join(names)}"
+        )
+    return (str(given),)
+
+
+def _format(given: Any, strict: bool) -> tuple[str | None, bool]:
+    """(schema, strict) of a response format."""
+    if given is None:
+        return None, strict
+    kind = given.get("type") if isinstance(given, Mapping) else None
+    if kind == "text":
+        return None, strict
+    if kind == "json_object":
+        return '{"type": "object"}', strict
+    inner = given.get("json_schema") if kind == "json_schema" else None
+    schema = inner.get("schema") if isinstance(inner, Mapping) else None
+    if not isinstance(schema, Mapping):
+        raise ToolDefinitionError(
+            'response_format must be {"type": "json_schema", "json_schema": {"name": ..., "schema": {...}}}, '
+            '{"type": "json_object"} or {"type": "text"}'
+        )
+    return schema_json(schema, "response_format: its schema"), strict or inner.get("strict") is True  # type: ignore[union-attr]
