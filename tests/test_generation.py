@@ -125,12 +125,13 @@ def test_open_engine_says_what_excludes_what() -> None:
 
 
 def test_options_are_refused_by_name() -> None:
-    assert check_options({"temperature": 0.5, "stop": None, "tools": []}) == {"temperature": 0.5}
+    assert check_options({"temperature": 0.5, "stop": None, "functions": []}) == {"temperature": 0.5}
     with pytest.raises(OptionError, match="did you mean 'temperature'") as caught:
         check_options({"temprature": "secret"})
     assert "secret" not in str(caught.value)
-    with pytest.raises(UnsupportedError, match="tools"):
-        check_options({"tools": [1]})
+    with pytest.raises(UnsupportedError, match="tools="):
+        check_options({"functions": [1]})
+    assert check_options({"tools": [], "strict": True}) == {"tools": [], "strict": True}
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,8 @@ def _moved(schema: Any, place: str) -> Any:
         local = key == "$ref" and isinstance(value, str) and value.startswith("#")
         if key in ("enum", "const", "default", "examples"):
             moved[key] = value
+        elif key in _NAMED and isinstance(value, Mapping):  # a property may be called like a word of schemas
+            moved[key] = {name: _moved(one, place) for name, one in value.items()}
         else:
             moved[key] = place + value.removeprefix("#") if local else _moved(value, place)
     return moved
