@@ -6,10 +6,11 @@ import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from ._llama_index_messages import Answer, Answers, whole
+from ._llama_index_tools import Offer
 from .closing import aclosing
 from .conversation import Delta, Message
 from .generation import fold
@@ -31,6 +32,7 @@ class Plan:
     provider: Provider
     given: Sequence[Message] | str
     options: Mapping[str, Any]
+    offer: Offer = field(default_factory=Offer)
 
     def call(self) -> Call:
         if isinstance(self.given, str):
@@ -43,37 +45,39 @@ class Plan:
         return await self.provider.aprepare(self.given, self.options)
 
 
-def collect(call: Call) -> Answer:
+def collect(plan: Plan) -> Answer:
+    call = plan.call()
     with closing(cast("Generator[Delta, None, None]", call.stream())) as deltas:
-        return whole(call, fold(deltas))
+        return whole(call, fold(deltas), plan.offer)
 
 
-async def acollect(call: Call) -> Answer:
+async def acollect(plan: Plan) -> Answer:
+    call = await plan.acall()
     async with aclosing(cast("AsyncGenerator[Delta, None]", call.astream())) as deltas:
-        return whole(call, fold([delta async for delta in deltas]))
+        return whole(call, fold([delta async for delta in deltas]), plan.offer)
 
 
-def stream(call: Call, view: Callable[[Answer], _T]) -> Generator[_T, None, None]:
-    items = _items(call, view)
+def stream(plan: Plan, view: Callable[[Answer], _T]) -> Generator[_T, None, None]:
+    call = plan.call()  # what cannot be answered is an error here, not at the first item
+    items = _items(call, Answers(call, plan.offer), view)
     _opened.get().append(items)
     return items
 
 
-def _items(call: Call, view: Callable[[Answer], _T]) -> Generator[_T, None, None]:
-    answers = Answers(call)
+def _items(call: Call, answers: Answers, view: Callable[[Answer], _T]) -> Generator[_T, None, None]:
     with closing(cast("Generator[Delta, None, None]", call.stream())) as deltas:
         for delta in deltas:
             yield view(answers.push(delta))
 
 
-def astream(call: Call, view: Callable[[Answer], _T]) -> AsyncGenerator[_T, None]:
-    items = _aitems(call, view)
+async def astream(plan: Plan, view: Callable[[Answer], _T]) -> AsyncGenerator[_T, None]:
+    call = await plan.acall()
+    items = _aitems(call, Answers(call, plan.offer), view)
     _opened.get().append(items)
     return items
 
 
-async def _aitems(call: Call, view: Callable[[Answer], _T]) -> AsyncGenerator[_T, None]:
-    answers = Answers(call)
+async def _aitems(call: Call, answers: Answers, view: Callable[[Answer], _T]) -> AsyncGenerator[_T, None]:
     async with aclosing(cast("AsyncGenerator[Delta, None]", call.astream())) as deltas:
         async for delta in deltas:
             yield view(answers.push(delta))

@@ -85,6 +85,7 @@ def provider_of(values: Mapping[str, Any]) -> Provider:
         policy=AttributePolicy(values["message_attributes"], values["attribute_bounds"]),
         template_tokens=values["template_tokens"],
         overflow=values["overflow"],
+        tool_language=values["tool_language"],
     )
 
 

@@ -1,8 +1,8 @@
 """LlamaIndex messages to `Message` values, and deltas back to LlamaIndex responses. Pure: nothing is opened or sent.
 
 Content is joined by LlamaIndex's own accessor (`message.content`: text blocks joined by a newline). Thinking blocks and
-cache points are not part of the conversation and are left out; every other block that is not text is an error. Foreign
-keys of `additional_kwargs` are never written into the prompt.
+cache points are not part of the conversation and are left out; calls are `_llama_index_tools`' matter; every other
+block that is not text is an error. Foreign keys of `additional_kwargs` are never written into the prompt.
 
 **The record.** A reply carries the attributes it was answered with in a trailing ThinkingBlock without text, in
 `additional_information`: LlamaIndex's memories, JSON and pickle keep it, and no helper of LlamaIndex prints it into a
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from llama_index.core.base.llms.types import (
@@ -29,8 +29,9 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from .conversation import Delta, FinishReason, Message, Reply, Role, Usage
-from .errors import MessageError, UnsupportedError
+from ._llama_index_tools import Calls, Offer, call_blocks, call_kwargs, calls_of, usable_name
+from .conversation import Delta, FinishReason, Message, Reply, Role, ToolCall, Usage
+from .errors import MessageError
 from .provider import Call, Provider
 
 __all__ = ["RECORD", "Answer", "Answers", "to_messages", "to_values", "whole"]
@@ -45,6 +46,8 @@ _ROLES: Final[Mapping[MessageRole, Role]] = {
     MessageRole.ASSISTANT: "assistant",
     MessageRole.CHATBOT: "assistant",
     MessageRole.MODEL: "assistant",
+    MessageRole.TOOL: "tool",
+    MessageRole.FUNCTION: "tool",
 }
 
 
@@ -82,24 +85,23 @@ def _message(given: object, index: int) -> ChatMessage:
 
 
 def to_values(messages: Sequence[ChatMessage], provider: Provider) -> list[Message]:
-    """The conversation as values, with the attributes that its messages carry.
+    """The conversation as values, with the calls and attributes that its messages carry.
 
     Raises:
-        MessageError: a block that is not text, with the message's index and the block's type.
-        UnsupportedError: tool messages and tool calls, which this version does not have.
+        MessageError: a block that is not text, with the message's index and the block's type; a call of a message
+            that is not the assistant's.
         AttributeConfigError: attributes of a message that are not valid or not allowed.
     """
     return [_value(message, provider, index) for index, message in enumerate(messages)]
 
 
 def _value(message: ChatMessage, provider: Provider, index: int) -> Message:
-    role = _ROLES.get(message.role)
-    calls = message.additional_kwargs.get("tool_calls") or any(isinstance(b, ToolCallBlock) for b in message.blocks)
-    if role is None or calls:
-        what = "a tool call" if role else f"the role {message.role.value!r}"
-        raise UnsupportedError(f"message {index}: {what}: this version has no tools for KARAKURI models")
+    role, extra = _ROLES[message.role], message.additional_kwargs
+    calls = tuple(replace(call, name=usable_name(call.name)) for call in calls_of(message, index))
+    if calls and role != "assistant":
+        raise MessageError(f"message {index}: a tool call on a {role} message; calls are the assistant's", index)
     for block in message.blocks:
-        if not isinstance(block, TextBlock | ThinkingBlock | CachePoint):
+        if not isinstance(block, TextBlock | ThinkingBlock | CachePoint | ToolCallBlock):
             raise MessageError(
                 f"message {index}: a {block.block_type} block; KARAKURI models read text only, "
                 "leave it out or describe it in words",
@@ -107,10 +109,13 @@ def _value(message: ChatMessage, provider: Provider, index: int) -> Message:
             )
     text = message.content or ""
     if role == "system":
-        return provider.system(text, message.additional_kwargs, index)
+        return provider.system(text, extra, index)
     if role == "user":
-        return provider.user(text, message.additional_kwargs, index)
-    return provider.assistant(text, _recorded(message), index, message.additional_kwargs)
+        return provider.user(text, extra, index)
+    if role == "tool":
+        name = usable_name(str(extra.get("name") or ""))
+        return provider.tool(text, str(extra.get("tool_call_id") or ""), name, index)
+    return provider.assistant(text, _recorded(message), index, extra, calls)
 
 
 def _recorded(message: ChatMessage) -> object:
@@ -140,6 +145,7 @@ class Answer:
     text: str
     delta: str | None = None
     report: Mapping[str, Any] | None = None
+    calls: tuple[ToolCall, ...] = ()
 
     def chat(self) -> ChatResponse:
         """As a chat response; the message of a finished reply carries the record."""
@@ -150,10 +156,12 @@ class Answer:
         return CompletionResponse(text=self.text, delta=self.delta, **self._extras())
 
     def _message(self) -> ChatMessage:
-        blocks: list[ContentBlock] = [TextBlock(text=self.text)]
+        # Without text a call's message has no text block: other providers refuse an empty one in history.
+        blocks: list[ContentBlock] = [TextBlock(text=self.text)] if self.text or not self.calls else []
+        blocks.extend(call_blocks(self.calls))
         if self.report and "attributes" in self.report:
             blocks.append(ThinkingBlock(additional_information={RECORD: dict(self.report["attributes"])}))
-        return _ReplyMessage(role=MessageRole.ASSISTANT, blocks=blocks)
+        return _ReplyMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=call_kwargs(self.calls))
 
     def _extras(self) -> dict[str, Any]:
         if self.report is None:
@@ -164,20 +172,23 @@ class Answer:
 class Answers:
     """Turns the deltas of one call into answers so far, the last one with its report."""
 
-    def __init__(self, call: Call) -> None:
-        self._call = call
+    def __init__(self, call: Call, offer: Offer) -> None:
+        self._call, self._offer = call, offer
         self._text = ""
+        self._calls = Calls()
 
     def push(self, delta: Delta) -> Answer:
         self._text += delta.text
+        calls = self._offer.calls(self._calls.push(delta.fragments))
         if delta.finish_reason is None:
-            return Answer(self._text, delta.text)
-        return Answer(self._text, delta.text, _report(self._call, delta.usage, delta.finish_reason))
+            return Answer(self._text, delta.text, None, calls)
+        report = _report(self._call, delta.usage, delta.finish_reason)
+        return Answer(self._text, delta.text, report, self._offer.calls(delta.calls))
 
 
-def whole(call: Call, reply: Reply) -> Answer:
+def whole(call: Call, reply: Reply, offer: Offer) -> Answer:
     """The answer of a call that was not streamed."""
-    return Answer(reply.text, None, _report(call, reply.usage, reply.finish_reason))
+    return Answer(reply.text, None, _report(call, reply.usage, reply.finish_reason), offer.calls(reply.calls))
 
 
 def _report(call: Call, usage: Usage | None, reason: FinishReason) -> dict[str, Any]:

@@ -27,6 +27,7 @@ Each message names the value, the rule and the next step, and never holds prompt
         ├── EngineClosedError            `close()` interrupted this call
         ├── ForkedProcessError           a loaded model is used in a forked child
         ├── ScriptError                  a ScriptedEngine ran out of replies
+        ├── ReplyFormatError (also ValueError)  a reply is not of the form asked for: no call, or JSON that does not fit
         └── RemoteError                  an endpoint failed; `.status`, `.server_text`, `.request_id`, `.url`, `.tries`
             ├── RemoteConnectionError    refused, reset or closed before the first byte of the reply
             ├── RemoteTimeoutError (also DeadlineError)  `.stage`: connect, pool, first_token, idle or total
@@ -78,6 +79,7 @@ __all__ = [
     "RemoteStatusError",
     "RemoteStreamError",
     "RemoteTimeoutError",
+    "ReplyFormatError",
     "ScriptError",
     "ServerFaultError",
     "SteeringLostError",
@@ -229,6 +231,10 @@ class ForkedProcessError(EngineError):
 
 class ScriptError(EngineError):
     """A ScriptedEngine has no reply left."""
+
+
+class ReplyFormatError(EngineError, ValueError):
+    """A reply is not of the form that was asked for; `partial_text` is its text."""
 
 
 class RemoteError(EngineError):

@@ -1,7 +1,8 @@
 """KarakuriLLM: KARAKURI LM Chat as a LlamaIndex LLM.
 
 Knows LlamaIndex's contract: fields, the eight entry points, events, Settings. Messages and responses are mapped in
-`_llama_index_messages`; prompts, attributes and engines are `provider`'s and below.
+`_llama_index_messages`, tools in `_llama_index_tools`, structured output in `_llama_index_structured`; prompts,
+attributes and engines are `provider`'s and below.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from llama_index.core.base.llms.types import (
     LLMMetadata,
 )
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_serializer
 
@@ -41,8 +41,11 @@ from ._llama_index_fields import (
     usable_window,
 )
 from ._llama_index_messages import Answer, to_messages, to_values
+from ._llama_index_structured import StructuredPredict
+from ._llama_index_tools import checked_selections, offered, tool_options
 from .attributes import AttributeLike, PolicyMode
-from .errors import OptionError, UnsupportedError
+from .conversation import ToolLanguage
+from .errors import OptionError
 from .provider import OverflowPolicy, Provider, check_options, unknown_option
 from .templates import TemplateTokens
 
@@ -59,7 +62,7 @@ def _limits(helper: object, *names: str) -> dict[str, Any]:
     return {} if helper is None else {name: getattr(helper, name) for name in names}
 
 
-class KarakuriLLM(FunctionCallingLLM):
+class KarakuriLLM(StructuredPredict):
     """KARAKURI LM Chat in LlamaIndex, steered by nine attributes from 0 to 4.
 
     Install with `pip install "karakuri-integrations[llama-index,local]"`.
@@ -89,14 +92,21 @@ class KarakuriLLM(FunctionCallingLLM):
     constructor's values hold.
 
     **Responses.** `raw` of a whole response and of a stream's last item is plain JSON: `model`, `usage`
-    (`prompt_tokens`, `completion_tokens`, `total_tokens`, exact), `finish_reason` ("stop" or "length"), `attributes`
-    (the nine values used). The counts stand in the response's `additional_kwargs` too. Stream items carry the text so
-    far and the new piece in `delta`.
+    (`prompt_tokens`, `completion_tokens`, `total_tokens`, exact), `finish_reason` ("stop", "length" or "tool_calls"),
+    `attributes` (the nine values used). The counts stand in the response's `additional_kwargs` too. Stream items carry
+    the text so far and the new piece in `delta`.
 
     **Prompts.** Chat and complete write the model's own template; `render_prompt` shows it. `complete(prompt,
     formatted=True)` sends the prompt as it is and honours the control tokens in it, so never pass it text from
     others; begin it with `<s>`, as `render_prompt` does. A `messages_to_prompt` or `completion_to_prompt` of your own
     replaces the template: what it returns is sent as such a formatted prompt, and attributes are then its business.
+
+    **Tools.** `chat_with_tools` and the agents describe tools in the prompt and hold calls to the tools' schemas; so do
+    `chat(messages, tools=[...], tool_choice=...)` and `response_format=` for replies that are JSON. A call that the
+    reply's length cut is listed in the message's `additional_kwargs["invalid_tool_calls"]` and never run.
+    `structured_predict` and `as_structured_llm` hold the reply to the class's schema. `tool_language` is that of the
+    words around tools ("ja", "en"; "auto" follows the conversation). For Japanese prompts and parsers of LlamaIndex's
+    agents, selectors and evaluators see `karakuri_integrations.llama_index_ja`.
 
     **Sizes.** `metadata.context_window`, which LlamaIndex's prompt helpers fill, is the window less one turn's
     template. `metadata.num_output` is `max_tokens`, or without it a sixteenth of the window. Call
@@ -108,7 +118,7 @@ class KarakuriLLM(FunctionCallingLLM):
         OptionError: an unknown field (the near one is named), a value out of range, or fields that exclude each other.
         AttributeConfigError: attributes or bounds that are not valid.
         UnknownModelError: an unknown `template`; a model of no known family is refused when it is first used.
-        UnsupportedError: tools; this version does not have them.
+        ToolDefinitionError: a tool, tool choice or response format that is not of the form that it must have.
         RemoteError: the endpoint failed; `.partial_text` holds what had arrived.
     """
 
@@ -144,6 +154,7 @@ class KarakuriLLM(FunctionCallingLLM):
     attribute_bounds: dict[str, tuple[int, int]] | None = Field(
         default=None, description="What messages may ask for, as {name: (lowest, highest)}."
     )
+    tool_language: ToolLanguage = Field(default="auto", description="Of the words around tools: auto, ja or en.")
     overflow: OverflowPolicy = Field(default="error", description="Too long a chat: error or drop_oldest_turns.")
     quantization: str = Field(default="nf4", description="The form of local weights.")
     device: str = Field(default="auto", description="Where local weights go.")
@@ -217,7 +228,7 @@ class KarakuriLLM(FunctionCallingLLM):
             context_window=window,
             num_output=self.max_tokens or max(1, (self.context_window or window) // 16),
             is_chat_model=True,
-            is_function_calling_model=False,
+            is_function_calling_model=isinstance(self.messages_to_prompt, _OwnTemplate),
             model_name=provider.model_at_hand() or "unknown",
         )
 
@@ -235,47 +246,51 @@ class KarakuriLLM(FunctionCallingLLM):
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """Answer a conversation. Call options: attributes, model and the sampling fields."""
-        return collect(self._chat(messages, kwargs).call()).chat()
+        """Answer a conversation.
+
+        Call options: attributes, model, the sampling fields, and tools, tool_choice, parallel_tool_calls,
+        response_format and strict as OpenAI has them; `tools` may hold LlamaIndex's tools and functions too.
+        """
+        return collect(self._chat(messages, kwargs)).chat()
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """As `chat`, natively async."""
-        return (await acollect(await self._chat(messages, kwargs).acall())).chat()
+        return (await acollect(self._chat(messages, kwargs))).chat()
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Answer one user message; `formatted=True` sends the prompt as it is (unsafe for text from others)."""
-        return collect(self._completion(prompt, formatted, kwargs).call()).completion()
+        return collect(self._completion(prompt, formatted, kwargs)).completion()
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """As `complete`, natively async."""
-        return (await acollect(await self._completion(prompt, formatted, kwargs).acall())).completion()
+        return (await acollect(self._completion(prompt, formatted, kwargs))).completion()
 
     @closes
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """As `chat`, item by item. Closing the generator stops the model."""
-        return stream(self._chat(messages, kwargs).call(), Answer.chat)
+        return stream(self._chat(messages, kwargs), Answer.chat)
 
     @acloses
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """As `stream_chat`, natively async: `async for item in await llm.astream_chat(messages)`."""
-        return astream(await self._chat(messages, kwargs).acall(), Answer.chat)
+        return await astream(self._chat(messages, kwargs), Answer.chat)
 
     @closes
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """As `complete`, item by item. Closing the generator stops the model."""
-        return stream(self._completion(prompt, formatted, kwargs).call(), Answer.completion)
+        return stream(self._completion(prompt, formatted, kwargs), Answer.completion)
 
     @acloses
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """As `stream_complete`, natively async: `async for item in await llm.astream_complete(prompt)`."""
-        return astream(await self._completion(prompt, formatted, kwargs).acall(), Answer.completion)
+        return await astream(self._completion(prompt, formatted, kwargs), Answer.completion)
 
     # -- what this class has beside LlamaIndex's contract ----------------------------------------------------------
 
@@ -287,18 +302,21 @@ class KarakuriLLM(FunctionCallingLLM):
         Args:
             messages: text, a ChatMessage, or a list of ChatMessages, dicts and texts.
             attributes: as a call's option.
-            tools: not in this version.
+            tools: LlamaIndex tools, functions or OpenAI's form, as a call's option.
         """
-        options = check_options({"attributes": attributes, "tools": tools})
-        provider = self._provider
+        provider, options = self._provider, self._shown(attributes, tools)
         return provider.render(to_values(to_messages(messages), provider), options).text
 
-    def count_tokens(self, messages: object, attributes: AttributeLike | None = None) -> int:
+    def count_tokens(
+        self, messages: object, attributes: AttributeLike | None = None, tools: Sequence[Any] | None = None
+    ) -> int:
         """Tokens of the prompt as it would be sent; loads a tokenizer at most."""
-        provider = self._provider
-        return provider.count_tokens(
-            to_values(to_messages(messages), provider), check_options({"attributes": attributes})
-        )
+        provider, options = self._provider, self._shown(attributes, tools)
+        return provider.count_tokens(to_values(to_messages(messages), provider), options)
+
+    @staticmethod
+    def _shown(attributes: AttributeLike | None, tools: Sequence[Any] | None) -> dict[str, Any]:
+        return offered(check_options({"attributes": attributes, "tools": tools}))[0]
 
     def configure_settings(self) -> AbstractContextManager[object]:
         """Set LlamaIndex's global Settings to this model: its llm, tokenizer and the sizes in both prompt helpers.
@@ -332,7 +350,7 @@ class KarakuriLLM(FunctionCallingLLM):
         """Free the loaded model, for everyone who shares it; the next call loads it again."""
         self._provider.engine().close()
 
-    # -- tools: not in this version, so LlamaIndex takes its text programs and ReAct ---------------------------------
+    # -- tools -------------------------------------------------------------------------------------------------------
 
     def _prepare_chat_with_tools(
         self,
@@ -344,22 +362,19 @@ class KarakuriLLM(FunctionCallingLLM):
         tool_required: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        if tools or tool_required:
-            raise UnsupportedError("tools: this version has no tools for KARAKURI models; a ReActAgent works without")
         user = [] if user_msg is None else to_messages(user_msg)
-        return {"messages": [*(chat_history or []), *user], **kwargs}
+        options = tool_options(tools, allow_parallel_tool_calls, tool_required, kwargs)
+        return {"messages": [*(chat_history or []), *user], **options}
 
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
-        """Always empty.
+        """The calls of a response, or those so far of a streamed item; calls that were cut are left out of the end.
 
         Raises:
-            UnsupportedError: `error_on_no_tool_call`.
+            ReplyFormatError: `error_on_no_tool_call` and there is none; it is a ValueError.
         """
-        if error_on_no_tool_call:
-            raise UnsupportedError("no tool call: this version has no tools for KARAKURI models")
-        return []
+        return checked_selections(response.message, needed=error_on_no_tool_call)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -372,14 +387,17 @@ class KarakuriLLM(FunctionCallingLLM):
         return provider_of(values)
 
     def _chat(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> Plan:
-        options, provider, template = check_options(kwargs), self._provider, self.messages_to_prompt
+        options, offer = offered(check_options(kwargs))
+        provider, template = self._provider, self.messages_to_prompt
         if template is not None and not isinstance(template, _OwnTemplate):
             return Plan(provider, checked_text(template(messages), "messages_to_prompt"), options)
-        return Plan(provider, to_values(to_messages(messages), provider), options)
+        return Plan(provider, to_values(to_messages(messages), provider), options, offer)
 
     def _completion(self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]) -> Plan:
         options, provider, template = check_options(kwargs), self._provider, self.completion_to_prompt
         checked_text(prompt, "prompt")
+        if options.get("tools") or options.get("tool_choice"):
+            raise OptionError("a completion holds no tool calls; use chat or chat_with_tools for tools=")
         if formatted:
             return Plan(provider, prompt, options)
         if template is not None and not isinstance(template, _OwnTemplate):

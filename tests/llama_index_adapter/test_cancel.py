@@ -170,6 +170,8 @@ async def test_parallel_calls_do_not_mix(ask: Any, text: Any) -> None:
 
 
 async def test_nothing_is_left_to_the_garbage_collector(slow: Any, recwarn: pytest.WarningsRecorder) -> None:
+    gc.collect()  # what other tests left
+    recwarn.clear()
     gc.disable()
     try:
         stream = await KarakuriLLM(engine=slow).astream_chat(MESSAGES)
@@ -179,7 +181,7 @@ async def test_nothing_is_left_to_the_garbage_collector(slow: Any, recwarn: pyte
     finally:
         gc.enable()
     gc.collect()
-    assert not [w for w in recwarn if issubclass(w.category, ResourceWarning | RuntimeWarning)]
+    assert not [str(w.message) for w in recwarn if issubclass(w.category, ResourceWarning | RuntimeWarning)]
 
 
 SLOW = """

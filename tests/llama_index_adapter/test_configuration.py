@@ -282,7 +282,7 @@ def test_metadata_leaves_room_for_the_template(family: str) -> None:
     overhead = engine.context_window - metadata.context_window
     turn = [ChatMessage(role="system", content="S" * 50), ChatMessage(role="user", content="q" * 70)]
     assert llm.count_tokens(turn) - 120 <= overhead < 250
-    assert (metadata.is_chat_model, metadata.is_function_calling_model) == (True, False)
+    assert (metadata.is_chat_model, metadata.is_function_calling_model) == (True, True)
     assert metadata.model_name == f"karakuri-ai/{family}"
     assert metadata.system_role is MessageRole.SYSTEM
     assert metadata.num_output == engine.context_window // 16

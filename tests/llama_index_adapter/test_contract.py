@@ -204,8 +204,8 @@ async def test_unknown_call_options_are_refused_by_name(echoing: KarakuriLLM, en
     with pytest.raises(OptionError, match="temprature.*did you mean 'temperature'") as caught:
         await ask(echoing, entry_point, "q", temprature="my secret")
     assert "my secret" not in str(caught.value)
-    with pytest.raises(UnsupportedError, match="tools"):
-        await ask(echoing, entry_point, "q", tools=[{"name": "f"}])
+    with pytest.raises(UnsupportedError, match="functions have become tools"):
+        await ask(echoing, entry_point, "q", functions=[{"name": "f"}])
 
 
 async def test_call_options_reach_the_engine(entry_point: str, ask: Any) -> None:
@@ -241,7 +241,7 @@ def test_two_system_messages_of_a_qa_prompt_are_one_block() -> None:
     assert "<<SYS>>\nS\n\nT\n<</SYS>>" in engine.prompts[0]
 
 
-def test_structured_predict_falls_back_to_text() -> None:
+def test_structured_predict_reads_json() -> None:
     from pydantic import BaseModel
 
     class City(BaseModel):
@@ -251,7 +251,7 @@ def test_structured_predict_falls_back_to_text() -> None:
     assert llm.structured_predict(City, PromptTemplate("which {x}?"), x="city").name == "京都"
 
 
-def test_a_structured_llm_works_on_text() -> None:
+def test_a_structured_llm_reads_json() -> None:
     from pydantic import BaseModel
 
     class City(BaseModel):
@@ -285,20 +285,6 @@ def test_the_examples_of_the_docstring_run(monkeypatch: pytest.MonkeyPatch, caps
         exec(inspect.cleandoc(example), {})
     assert len(examples) == 1
     assert capsys.readouterr().out == "寺です。\nHi!"
-
-
-def test_tools_are_typed_errors() -> None:
-    llm = KarakuriLLM(engine=ScriptedEngine(["a"]))
-    assert llm.metadata.is_function_calling_model is False
-    history = [ChatMessage(role="user", content="before")]
-    with pytest.raises(UnsupportedError):
-        llm.chat_with_tools(["tool"], user_msg="hi", chat_history=history)
-    response = llm.chat_with_tools([], user_msg="hi", chat_history=history)
-    assert response.message.content == "a"
-    assert len(history) == 1
-    assert llm.get_tool_calls_from_response(response, error_on_no_tool_call=False) == []
-    with pytest.raises(UnsupportedError):
-        llm.get_tool_calls_from_response(response)
 
 
 # Formatted prompts.

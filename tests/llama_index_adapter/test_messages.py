@@ -19,7 +19,6 @@ from llama_index.core.base.llms.types import (
     MessageRole,
     TextBlock,
     ThinkingBlock,
-    ToolCallBlock,
     VideoBlock,
 )
 from llama_index.core.memory import ChatMemoryBuffer, Memory
@@ -30,7 +29,6 @@ from karakuri_integrations.errors import (
     AttributeConfigError,
     MessageError,
     TemplateInjectionError,
-    UnsupportedError,
 )
 from karakuri_integrations.llama_index import KarakuriLLM
 
@@ -90,21 +88,6 @@ def test_every_role_has_its_place() -> None:
     usual = ["system", "system", "user", "assistant", "user", "assistant", "user", "assistant", "user"]
     expected = [said(role, f"{place}") for place, role in enumerate(usual)]
     assert llm.render_prompt(messages) == llm.render_prompt(expected)
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        said("tool", "result", tool_call_id="1"),
-        said("function", "result"),
-        said("assistant", "x", tool_calls=[{"id": "1"}]),
-        ChatMessage(role="assistant", blocks=[ToolCallBlock(tool_name="f")]),
-    ],
-    ids=["tool", "function", "tool_calls", "tool block"],
-)
-def test_tool_messages_are_typed_errors_with_their_index(message: ChatMessage) -> None:
-    with pytest.raises(UnsupportedError, match="message 1"):
-        model().render_prompt([said("user", "q"), message, said("user", "r")])
 
 
 @pytest.mark.parametrize(
