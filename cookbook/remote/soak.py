@@ -220,9 +220,9 @@ def soak(asked: argparse.Namespace) -> list[str]:
         list(rounds(warm, server))  # the heap that so many streams at once need is no leak: measured, it stops growing
         before = measures()
         print(
-            "| class | seed | streams | right text | typed errors | wrong | surplus requests | tasks left | seconds |"
+            "| class | seed | streams | right text | typed errors | wrong | surplus requests | tasks left | RSS MiB | seconds |"
         )
-        print("|---|---|---|---|---|---|---|---|---|")
+        print("|---" * 10 + "|")
         for name, seed, result, surplus in rounds(asked, server):
             total, texts = sum(result.ends.values()), result.ends["text"]
             now = measures()["RSS MiB"]
