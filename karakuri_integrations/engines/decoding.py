@@ -45,14 +45,17 @@ class Sampler:
     def __call__(self, logits: Any, history: Any, allowed: Any = None) -> int | None:
         """The chosen id, or None when a logit is NaN or infinite.
 
-        `logits` is (1, vocabulary), `history` (1, n), `allowed` a bool for each token, or None where all are.
+        `logits` is (1, vocabulary), `history` (1, n), `allowed` a bool for each token (those after its end are not),
+        or None where all are.
         """
         import torch
 
         scores = logits.float()
         finite = torch.isfinite(scores).all()
         if allowed is not None:
-            scores = scores.masked_fill(~torch.from_numpy(allowed).to(scores.device), float("-inf"))
+            kept = torch.zeros(scores.shape[-1], dtype=torch.bool)
+            kept[: len(allowed)] = torch.from_numpy(allowed[: len(kept)])
+            scores = scores.masked_fill(~kept.to(scores.device), float("-inf"))
         if self._processors:
             scores = self._processors(history, scores)
         if self._greedy:
@@ -119,6 +122,11 @@ class Sequence:
         return self._constraint is not None and self._constraint.ended_early
 
     @property
+    def complete(self) -> bool:
+        """Nothing may follow what was made so far but the token that ends the reply."""
+        return self._constraint is not None and self._constraint.finished and not self._forced and not self.ended_early
+
+    @property
     def unread(self) -> bool:
         """Whether more of the prompt than its last token has not been read."""
         return self._made == 0 and self._done < self._filled - 1
@@ -151,9 +159,8 @@ class Sequence:
             logits = self._forward(self._filled)
         finally:
             mask = allowed.result()
-        token = constraint.checked(self._sampled(logits, mask))
-        constraint.accept(token)
-        self._forced.extend(constraint.forced())
+        token, *forced = constraint.take(self._sampled(logits, mask))
+        self._forced.extend(forced)
         return token
 
     def _sampled(self, logits: Any, allowed: Any = None) -> int:

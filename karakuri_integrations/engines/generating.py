@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..conversation import Piece, Sampling, Usage
+from ..conversation import FinishReason, Piece, Sampling, Usage
 from ..errors import DeviceMemoryError, EngineError, KarakuriError, WorkerError
 from .channel import Channel
 from .decoding import Sequence
@@ -47,7 +47,8 @@ class Generation:
             if token in self.eos:
                 self.channel.put(Piece("", usage, "length" if sequence.ended_early else "stop"))
                 break
-            self.channel.put(Piece(text.push(token), usage, "length" if made == self.limit else None))
+            last: FinishReason = "stop" if sequence.complete else "length"
+            self.channel.put(Piece(text.push(token), usage, last if made == self.limit else None))
         self.channel.put(None)
 
     def _stopped(self) -> bool:

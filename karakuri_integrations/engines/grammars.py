@@ -1,14 +1,14 @@
 """Grammars over a local model's vocabulary: which tokens may come next, which must, and how to end in time.
 
 llguidance compiles and matches (https://github.com/guidance-ai/llguidance); this module says what a `Grammar` is in its
-Lark dialect, keeps what was compiled, and ends a reply whose tokens run out: the shortest end is followed as soon as
-there is just room for it. Knows numpy and token ids; torch and the decoding loop are `decoding`'s.
+Lark dialect, keeps what was compiled, and ends a reply whose tokens run out: while a reply is JSON, a way to its end is
+always known that still fits, and is taken where a token would leave no room for one. Knows numpy and token ids; torch
+and the decoding loop are `decoding`'s, the search for ends is `endings`', what a schema may say is `schema_words`'.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,20 +16,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
 from ..conversation import Grammar
-from ..errors import MissingDependencyError, UnsupportedSchemaError
+from ..errors import EngineError, MissingDependencyError
+from .endings import Endings
 from .hub import INSTALL_HINT
+from .schema_words import prepared, refusal
 
 __all__ = ["Constraint", "Grammars"]
 
 _KEPT: Final = 64
-#: From this many tokens above the shortest end on, each choice is checked for whether the end still fits behind it.
-_ZONE: Final = 24
-#: After so many tokens the shortest end is looked for anew, where tokens are not plenty.
-_EVERY: Final = 16
-_LONGEST_END: Final = 256
+#: With so many tokens more than the known end takes, an end is looked for beside the model instead of before the token.
+_PLENTY: Final = 256
 #: JSON as Python's json.dumps writes it, and as tools' calls are written into prompts.
 _STYLE: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-_NEVER: Final = 1 << 20
 
 
 def _import() -> Any:
@@ -45,21 +43,25 @@ class Grammars:
 
     Args:
         description: the tokenizer as the tokenizers library writes it (tokenizer.json).
-        vocabulary: the number of the model's logits.
+        tokens: how many ids the tokenizer has.
+        width: how many logits the model has.
         end: the id that ends a reply.
         bytes_of: what a token writes.
     """
 
-    def __init__(self, description: str, vocabulary: int, end: int, bytes_of: Callable[[int], bytes]) -> None:
-        self.vocabulary, self.end = vocabulary, end
-        self._tokenizer = _import().LLTokenizer(description, n_vocab=vocabulary, eos_token=end)
+    def __init__(self, description: str, tokens: int, width: int, end: int, bytes_of: Callable[[int], bytes]) -> None:
+        self.size, self.width, self.end = max(tokens, width), width, end
+        self._tokenizer = _import().LLTokenizer(description, n_vocab=self.size, eos_token=end)
+        texts = [bytes_of(one) if one < tokens else b"" for one in range(width)]
+        self.endings = Endings(texts, self.mask)
         self._compiled: OrderedDict[Grammar, Any] = OrderedDict()
         self._lock = threading.Lock()
-        self._bytes_of = bytes_of
-        self._ranks: Any = None
-        self._letters: list[int] = []
         #: Masks are computed here while the model computes.
         self.threads = ThreadPoolExecutor(1, "karakuri-grammar")
+
+    def __contains__(self, grammar: object) -> bool:
+        """Whether it is compiled already, so that `constraint` takes no time."""
+        return grammar in self._compiled
 
     def constraint(self, grammar: Grammar, room: int) -> Constraint:
         """The grammar at the beginning of a reply of at most `room` tokens.
@@ -69,112 +71,68 @@ class Grammars:
         """
         with self._lock:
             found = self._compiled.pop(grammar, None)
-            if found is None:
-                found = self._compile(grammar)
+        if found is None:  # compiled outside of the lock: a large schema must not hold up the others
+            found = self._compile(grammar)
+        with self._lock:
             self._compiled[grammar] = found
             while len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
-        return Constraint(self, found.deep_copy(), room)
+            copy = found.deep_copy()
+        return Constraint(self, copy, room, text=bool(grammar.opener) and grammar.text_schema is None)
 
     def _compile(self, grammar: Grammar) -> Any:
-        library = _import()
-        text = _lark(grammar)
-        problem = library.LLMatcher.validate_grammar(text, self._tokenizer)
-        if problem:
-            raise _refusal(problem)
-        return library.LLMatcher(self._tokenizer, text)
+        found = _import().LLMatcher(self._tokenizer, _lark(grammar), log_level=0)
+        if found.is_error():
+            raise refusal(found.get_error())
+        return found
 
-    def soonest(self, mask: Any) -> int | None:
-        """Of the allowed tokens the one that gets a reply to its end the soonest."""
+    def mask(self, matcher: Any) -> Any:
+        """Which tokens the matcher allows: bool, one per logit."""
         import numpy as np
 
-        if self._ranks is None:
-            texts = [self._bytes_of(one) for one in range(self.vocabulary)]
-            self._ranks = tuple(np.array([rank(one) for one in texts], np.int32) for rank in (_rank, _rank_in_string))
-            self._letters = [place for place, one in enumerate(texts) if one in _LETTERS]
-        ranks = np.where(mask, self._ranks[bool(mask[self._letters].any())], _NEVER)
-        best = int(ranks.argmin())
-        return best if ranks[best] < _NEVER else None
-
-
-#: No JSON outside of strings begins a word with one of these.
-_LETTERS: Final = (b"q", b"x", b"Q", b"X")
-
-
-def _rank(text: bytes) -> int:
-    """Outside of strings: closing brackets, a comma, a quote, a digit; of other tokens those that get further."""
-    if not text:
-        return _NEVER
-    if not text.strip(b"]}"):
-        return 16 - min(len(text), 16)
-    single = (b",", b'"', *(bytes([one]) for one in b"0123456789"))
-    return 20 + single.index(text) if text in single else 100 - min(len(text), 16)
-
-
-def _rank_in_string(text: bytes) -> int:
-    """A quote, with closing brackets where one token has both; of other tokens those that get further."""
-    if not text:
-        return _NEVER
-    if text[:1] == b'"' and not text[1:].strip(b"]}"):
-        return 16 - min(len(text), 16)
-    return 100 - min(len(text), 16)
+        bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+        return np.unpackbits(bits, bitorder="little")[: self.width].view(bool)
 
 
 def _lark(grammar: Grammar) -> str:
     """The grammar in llguidance's Lark dialect
     (https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md)."""
-    lines = [f"held: %json {_styled(grammar.schema)}"]
-    held = f"held {_string(grammar.closer)}?" if grammar.closer else "held"
+    lead = f"{json.dumps(grammar.lead)}? " if grammar.lead else ""
+    held = f"held {json.dumps(grammar.closer)}?" if grammar.closer else "held"
+    rules = [f"held: %json {_styled(grammar.schema)}"]
+    opener = json.dumps(grammar.opener)
     if not grammar.opener:
-        lead = f"{_string(grammar.lead)}? " if grammar.lead else ""
-        return "\n".join([f"start: {lead}{held}", *lines])
-    escaped = (
-        re.escape(grammar.opener).replace("\\\n", "\\n").replace("\\ ", " ").replace("\n", "\\n").replace("/", "\\/")
-    )
-    if grammar.text_schema is None:
-        lines.append(f"TEXT: /(.|\\n)*/ & ~/(.|\\n)*{escaped}(.|\\n)*/")
-        lines.append(f"before[suffix={_string(grammar.opener)}]: /(.|\\n)*/")
-        return "\n".join([f"start: TEXT | before {held}", *lines])
-    lines.append(f"answer: %json {_styled(grammar.text_schema)}")
-    lead = f"{_string(grammar.lead)}? " if grammar.lead else ""
-    return "\n".join([f"start: {lead}answer | {lead}{_string(grammar.opener)} {held}", *lines])
+        start = lead + held
+    elif grammar.text_schema is not None:
+        start = f"{lead}answer | {lead}{opener} {held}"
+        rules.append(f"answer: %json {_styled(grammar.text_schema)}")
+    else:
+        start = f"TEXT | before {held}"
+        rules.append(f"TEXT: /(.|\\n)*/ & ~/(.|\\n)*{_literally(grammar.opener)}(.|\\n)*/")
+        rules.append(f"before[suffix={opener}]: /(.|\\n)*/")
+    return "\n".join([f"start: {start}", *rules])
 
 
 def _styled(schema: str) -> str:
-    parsed = json.loads(schema)
-    return json.dumps({**parsed, "x-guidance": _STYLE} if isinstance(parsed, dict) else parsed)
+    return json.dumps({**prepared(json.loads(schema)), "x-guidance": _STYLE})
 
 
-def _string(text: str) -> str:
-    return json.dumps(text)
-
-
-def _refusal(problem: str) -> UnsupportedSchemaError:
-    """The library's message names the word; it also quotes the schema, which is not repeated."""
-    line = problem.strip().splitlines()[0].partition("failed to compile JSON schema:")[2].strip() or "it is not valid"
-    words = re.findall(r'"([A-Za-z$]{2,40})"', line)
-    error = UnsupportedSchemaError(
-        f"no grammar can be made of this JSON schema ({line[:200]}); leave the word out, or describe the rule in words "
-        "and check the arguments in the tool"
-    )
-    error.keyword = words[0] if words else ""
-    return error
+def _literally(text: str) -> str:
+    """A regular expression of this very text; by number, since Lark and regular expressions both have their escapes."""
+    return "".join(one if one.isascii() and one.isalnum() else f"\\x{{{ord(one):x}}}" for one in text)
 
 
 class Constraint:
-    """One reply held to a grammar. For each token: `allowed`, choose one of them, `accept` it, take the `forced` ones.
+    """One reply held to a grammar. For each token: look at `allowed`, choose one of them, `take` it.
 
     `ended_early`: the reply was led to its end because its tokens ran out.
     """
 
-    def __init__(self, grammars: Grammars, matcher: Any, room: int) -> None:
-        import llguidance.numpy as bits
-
+    def __init__(self, grammars: Grammars, matcher: Any, room: int, *, text: bool = False) -> None:
         self._grammars, self._matcher, self._left = grammars, matcher, room
-        self._fill = bits.fill_next_token_bitmask
-        self._bits = bits.allocate_token_bitmask(1, grammars.vocabulary)
-        self._end: list[int] | None = None
-        self._need, self._age = len(self._shortest(matcher) or ()), 0
+        self._text = text  # still text, which may end anywhere
+        self._path: list[int] | None = None
+        self._known = False  # whether the path was looked for
         self.ended_early = False
 
     @property
@@ -182,82 +140,92 @@ class Constraint:
         """The id that ends the reply."""
         return self._grammars.end
 
-    def beside(self, work: Callable[[], Any]) -> Future[Any]:
-        """Run it in another thread."""
-        return self._grammars.threads.submit(work)
-
     @property
     def finished(self) -> bool:
         """Nothing can follow but the end."""
         return bool(self._matcher.is_stopped())
 
+    def beside(self, work: Callable[[], Any]) -> Future[Any]:
+        """Run it in another thread."""
+        return self._grammars.threads.submit(work)
+
     def allowed(self) -> Any:
-        """Which tokens may come next: bool, one per token."""
-        import numpy as np
+        """Which tokens may come next: bool, one per logit."""
+        if not self._known and not self._text:
+            self._path, self._known = self._grammars.endings.shortest(self._matcher), True
+        mask = self._grammars.mask(self._matcher)
+        if self._matcher.is_error() or not mask.any():
+            raise self._stuck()
+        return mask
 
-        if self._end is not None:
-            mask = np.zeros(self._grammars.vocabulary, bool)
-            mask[self._end[0]] = True
-            return mask
-        return self._mask(self._matcher)
-
-    def _mask(self, matcher: Any) -> Any:
-        import numpy as np
-
-        self._fill(matcher, self._bits, 0)
-        return np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: self._grammars.vocabulary].view(bool)
-
-    def checked(self, token: int) -> int:
-        """The token, or the first one of the shortest end where that would no longer fit behind it."""
-        if self._end is not None or self._left > self._need + _ZONE or token == self._grammars.end:
-            return token
-        then = self._matcher.deep_copy()
-        then.consume_token(token)
-        end = self._shortest(then)
-        if end is not None and len(end) < self._left:
-            self._need = len(end)
-            return token
-        self._end = self._shortest(self._matcher)
-        if self._end is None or len(self._end) > self._left:
-            self._end = None  # there is no way to end in time
-            return token
-        self.ended_early = True
-        return self._end[0]
-
-    def accept(self, token: int) -> None:
-        """The token was taken."""
-        self._left -= 1
+    def take(self, token: int) -> list[int]:
+        """What the reply goes on with: the token and those that must follow it, or its end where it must end now."""
         if token == self._grammars.end:
-            return
-        self._matcher.consume_token(token)
-        if self._end is not None:
-            self._end = self._end[1:] or None
-            return
-        self._age += 1
-        if self._age >= _EVERY and self._left <= 4 * self._need + 4 * _ZONE:
-            self._need, self._age = len(self._shortest(self._matcher) or ()), 0
+            self._left -= 1
+            return [token]
+        if not self._fits(token):
+            return self._ended()
+        self._left -= 1
+        forced = self._forced()
+        self._left -= len(forced)
+        return [token, *forced]
 
-    def forced(self) -> list[int]:
-        """The tokens that must come next, accepted already; they need no forward pass of their own."""
-        if self._end is not None or self.finished:
+    def _fits(self, token: int) -> bool:
+        """Go on by the token, unless it takes away the last chance to end in time."""
+        before = self._matcher.deep_copy() if self._path is not None else None
+        if not self._matcher.consume_token(token):
+            raise self._stuck()
+        if self._text and self._matcher.is_accepting():
+            return True
+        self._text = False
+        path, self._path = self._path, None
+        self._known = path is not None and self._keep(path, token)
+        if self._known or self._left > _PLENTY + 4 * len(path or ()):
+            return True
+        self._path, self._known = self._grammars.endings.shortest(self._matcher), True
+        late = self._path is None or len(self._path) >= self._left
+        if late and before is not None and path is not None and len(path) <= self._left:
+            self._matcher, self._path = before, path
+            return False
+        return True
+
+    def _keep(self, path: list[int], token: int) -> bool:
+        """Most often the way to the end that was known still is one behind the token, or what is left of it."""
+        known = path[1:] if path[:1] == [token] else path
+        if len(known) < self._left and self._leads(known):
+            self._path = known
+        return self._path is not None
+
+    def _leads(self, path: list[int]) -> bool:
+        then = self._matcher.deep_copy()
+        return bool(then.try_consume_tokens(path) == len(path) and then.is_accepting())
+
+    def _ended(self) -> list[int]:
+        """The known way to the end, all of it."""
+        path = self._path or []
+        if not self._matcher.consume_tokens(path):
+            raise self._stuck()
+        self.ended_early = True
+        self._left -= len(path)
+        return [*path, self._grammars.end][: len(path) + max(0, min(1, self._left))]
+
+    def _forced(self) -> list[int]:
+        """The tokens that must come next; they need no forward pass of their own."""
+        if self._text or self.finished:
             return []
-        found = list(self._matcher.compute_ff_tokens())[: max(0, self._left - 1)]
-        if found:
-            self._matcher.consume_tokens(found)
-            self._left -= len(found)
+        found = list(self._matcher.compute_ff_tokens())[: max(0, self._left)]
+        if any(one >= self._grammars.width for one in found):
+            return []
+        if found and not self._matcher.consume_tokens(found):
+            raise self._stuck()
+        if found and self._path is not None:
+            on_it = self._path[: len(found)] == found
+            self._path = self._path[len(found) :] if on_it else None
+            self._known = on_it
         return found
 
-    def _shortest(self, matcher: Any) -> list[int] | None:
-        """A short way to the end from here, the token that ends the reply included; None where none was found."""
-        matcher, path = matcher.deep_copy(), list[int]()
-        while len(path) < _LONGEST_END:
-            if matcher.is_stopped() or matcher.is_accepting():
-                return [*path, self._grammars.end]
-            forced = list(matcher.compute_ff_tokens())
-            if not forced:
-                soonest = self._grammars.soonest(self._mask(matcher))
-                forced = [] if soonest is None else [soonest]
-            if not forced or not matcher.consume_tokens(forced):
-                return None
-            path += forced
-        return None
+    def _stuck(self) -> EngineError:
+        return EngineError(
+            f"the reply's grammar has come to a state that cannot go on ({self._matcher.stop_reason()}); make the JSON "
+            "schema simpler: shorter patterns, smaller bounds, fewer alternatives"
+        )

@@ -205,7 +205,8 @@ class LocalEngine:
     async def astream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Piece]:
         """As `stream`, natively async: nothing here blocks the event loop, not even loading or a long prompt."""
         deadline = Deadline(sampling.timeout)
-        ready = self._shared.tokens_ready and (prompt.grammar is None or self._shared.grammars_ready)
+        entry = self._shared
+        ready = entry.tokens_ready and (prompt.grammar is None or entry.grammar_ready(prompt.grammar))
         if ready and sum(len(str(one)) for one in prompt.segments) <= _INLINE_CHARACTERS:
             job = self._job(prompt, sampling, deadline)
         else:
@@ -245,7 +246,12 @@ class LocalEngine:
     def _constraint(self, prompt: Prompt, end: int | None, limit: int) -> Constraint | None:
         if prompt.grammar is None:
             return None
-        eos = end if end is not None else min(self._shared.checkpoint.eos_ids)
+        eos = end if end is not None else min(self._shared.checkpoint.eos_ids, default=None)
+        if eos is None:
+            raise ModelLoadError(
+                f"neither the tokenizer of {self.model} nor its configuration has a token that ends a reply, so none "
+                "can be held to a grammar; fetch the checkpoint again"
+            )
         return self._shared.grammars(eos).constraint(prompt.grammar, limit)
 
     def _submit(self, job: Generation) -> Worker[Loaded]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+from ..conversation import Grammar
 from ..templates import Family
 from .canary import differences
 from .checkpoint import Checkpoint, Source, notify
@@ -67,9 +68,9 @@ class Shared:
                     self._tokenizer = own, Tokens(own.backend_tokenizer)
         return self._tokenizer
 
-    @property
-    def grammars_ready(self) -> bool:
-        return self._grammars is not None
+    def grammar_ready(self, grammar: Grammar) -> bool:
+        """Whether it is compiled already."""
+        return self._grammars is not None and grammar in self._grammars
 
     def grammars(self, end: int) -> Grammars:
         """The grammars of this tokenizer, made on first use; `end` is the id that ends a reply."""
@@ -77,8 +78,8 @@ class Shared:
         with self._tokenizer_lock:
             if self._grammars is None:
                 size = self.checkpoint.config.get("vocab_size")
-                vocabulary = max(len(own), size if isinstance(size, int) else 0)
-                self._grammars = Grammars(own.backend_tokenizer.to_str(), vocabulary, end, tokens.bytes_of)
+                width = size if isinstance(size, int) else len(own)
+                self._grammars = Grammars(own.backend_tokenizer.to_str(), len(own), width, end, tokens.bytes_of)
         return self._grammars
 
     def canary(self, family: Family) -> tuple[str, ...]:
