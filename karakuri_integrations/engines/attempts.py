@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from ..conversation import CONTROL_TEXTS, Piece, Prompt
+from ..conversation import CONTROL_TEXTS, Piece, Prompt, Sampling
 from ..errors import (
     EndpointNotFoundError,
     RemoteConnectionError,
@@ -23,25 +23,29 @@ from ..escaping import escape
 from ..reply import Unescape
 from .balancing import Endpoint
 from .exchange import Exchange, Private
+from .held import Continuation, Opening, Plan
 from .http import HttpRequest, Limits, in_thread
 from .knowledge import Known
 from .retrying import backoff, may_retry, retry_after
 from .servers import Server
 
-__all__ = ["Call", "Unescaped", "endpoint_failed", "raise_unless_whole"]
+__all__ = ["Call", "Reader", "endpoint_failed", "raise_unless_whole"]
 
 
 @dataclass(eq=False)
 class Call:
-    """One call over all its tries.
+    """One call over all its tries; where a reply takes two requests (`held`), one of them.
 
-    `headers` are those of every request, `timeout` and `ends_at` the call's own limit and when it passes, `escaped`
-    whether the prompt goes as text.
+    `headers` are those of every request, `ends_at` is when the call's own limit passes, `escaped` whether the prompt
+    goes as text, `prompt_tokens` how many the prompt has where a tokenizer counted them. Of a second request,
+    `continues` joins the counts, and `near` is the endpoint that holds the beginning in its cache.
     """
 
     known: Known
     server: Server
     prompt: Prompt
+    sampling: Sampling
+    plan: Plan
     body: bytes
     headers: Mapping[str, str]
     secrets: tuple[str, ...]
@@ -49,15 +53,19 @@ class Call:
     max_retries: int
     ends_at: float | None
     escaped: bool
+    prompt_tokens: int | None = None
+    continues: Continuation | None = None
+    near: Endpoint | None = None
     tried: list[Endpoint] = field(default_factory=list)
     request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     def next_try(self) -> tuple[Endpoint, Exchange]:
-        endpoint = self.known.endpoints.take(self.tried)
+        endpoint = self.known.endpoints.take(self.tried, self.near)
         self.tried.append(endpoint)
         private = Private(self.secrets, tuple(one for one in self.prompt.segments if isinstance(one, str)))
         url = endpoint.url + self.server.route
-        return endpoint, Exchange(self.server, url, self.limits, private, self.request_id, self.ends_at)
+        held = self.plan.held
+        return endpoint, Exchange(self.server, url, self.limits, private, self.request_id, self.ends_at, held=held)
 
     def request(self, exchange: Exchange) -> HttpRequest:
         headers = {"X-Request-Id": self.request_id, "Idempotency-Key": self.request_id, **self.headers}
@@ -92,24 +100,45 @@ class Call:
             raise error
         return seconds
 
-    def unescaper(self) -> Unescaped | None:
-        """In text, data that looks like a control token stands escaped; the reply is taken back."""
+    def reader(self) -> Reader | None:
+        """What stands between the server's pieces and the reply's; None where they are the same."""
         escaped = any(escape(one, CONTROL_TEXTS)[1] for one in self.prompt.segments if isinstance(one, str))
-        return Unescaped() if self.escaped and escaped else None
+        unescape = Unescape(CONTROL_TEXTS) if self.escaped and escaped else None
+        opening = Opening(self.prompt.grammar) if self.plan.opens and self.prompt.grammar else None
+        return Reader(unescape, opening, self.continues) if unescape or opening or self.continues else None
 
 
-class Unescaped:
-    """Pieces with control tokens un-escaped; `rest` is what was held back when the reply broke off."""
+@dataclass(frozen=True)
+class Reader:
+    """The reply's pieces out of the server's, of one try.
 
-    def __init__(self) -> None:
-        self._stage = Unescape(CONTROL_TEXTS)
+    `unescape`: in a prompt that goes as text, data that looks like a control token stands escaped; the reply is taken
+    back. `opening` and `continues`: see `held`.
+    """
 
-    def __call__(self, piece: Piece) -> Piece:
-        return replace(piece, text=self._stage.push(piece.text, last=piece.finish_reason is not None))
+    unescape: Unescape | None
+    opening: Opening | None
+    continues: Continuation | None
+
+    @property
+    def opened(self) -> bool:
+        """Whether a second request must follow."""
+        return self.opening is not None and bool(self.opening.opened)
+
+    def push(self, piece: Piece) -> Iterable[Piece]:
+        if self.unescape:
+            piece = replace(piece, text=self.unescape.push(piece.text, last=piece.finish_reason is not None))
+        if self.continues:
+            piece = self.continues(piece)
+        return self.opening.push(piece) if self.opening else (piece,)
 
     def rest(self) -> Iterator[Piece]:
-        if self._stage.buffer:
-            yield Piece(self._stage.push("", last=True))
+        """What was held back when the reply broke off."""
+        held = self.unescape.push("", last=True) if self.unescape else ""
+        if held:
+            yield from self.opening.push(Piece(held)) if self.opening else (Piece(held),)
+        if self.opening:
+            yield from self.opening.rest()
 
 
 def raise_unless_whole(error: RemoteError | None, cause: BaseException | None = None) -> None:

@@ -38,14 +38,15 @@ class Endpoints:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _turn: int = 0
 
-    def take(self, tried: Collection[Endpoint] = ()) -> Endpoint:
-        """The least busy endpoint, counted as one call busier; those of `tried` and dead ones only if none is left."""
+    def take(self, tried: Collection[Endpoint] = (), near: Endpoint | None = None) -> Endpoint:
+        """The least busy endpoint, or `near`, counted as one call busier; those of `tried` and dead ones only if none
+        is left."""
         now = time.monotonic()
         with self._lock:
             count, turn = len(self.members), self._turn
             self._turn += 1
             order = [self.members[(turn + k) % count] for k in range(count)]  # equally busy ones take turns
-            chosen = min(order, key=lambda one: (one in tried, one.closed_until > now, one.under_way))
+            chosen = min(order, key=lambda one: (one in tried, one.closed_until > now, one is not near, one.under_way))
             chosen.under_way += 1
             if chosen.failures >= _FAILURES:
                 chosen.closed_until = now + _PAUSE  # one call tries whether it is back

@@ -30,11 +30,12 @@ from ..errors import (
     RemoteStreamError,
     ServerFaultError,
     StreamInterruptedError,
+    UnsupportedSchemaError,
 )
 from .addresses import origin_of
 from .http import Limits, timed_out
 from .retrying import retry_after
-from .servers import Event, Server, error_of, overflow_in, reason_of
+from .servers import Event, Server, error_of, keyword_in, overflow_in, reason_of, refuses_schema
 from .sse import EventTooLargeError, Lines, Raw, ServerSentEvents
 
 __all__ = ["ERROR_BODY", "Exchange", "Private", "secrets_of"]
@@ -85,7 +86,10 @@ def _echoes(text: str, prompt: str) -> bool:
 
 @dataclass(eq=False)
 class Exchange:
-    """One try. Feed it `begin`, then every chunk (b"" is the end); `done` is set when `final` can be given out."""
+    """One try. Feed it `begin`, then every chunk (b"" is the end); `done` is set when `final` can be given out.
+
+    `held`: the request carries a JSON schema, which the server may refuse.
+    """
 
     server: Server
     url: str
@@ -93,6 +97,7 @@ class Exchange:
     private: Private = field(default_factory=Private)
     request_id: str = ""
     ends_at: float | None = None
+    held: bool = False
 
     done: bool = False
     answered: bool = False
@@ -103,7 +108,7 @@ class Exchange:
     def __post_init__(self) -> None:
         self._limit = time.monotonic() + self.limits.first_token
         self._stage = "first_token"
-        self._fresh = self._over = False
+        self._fresh = self._over = self._said = False
         self._status: int | None = None
         self._reason: Literal["stop", "length"] | None = None
         self._usage: Usage | None = None
@@ -161,7 +166,7 @@ class Exchange:
             self._decoder = ServerSentEvents()
         return True
 
-    def refused(self, status: int, body: bytes) -> RemoteError:
+    def refused(self, status: int, body: bytes) -> RemoteError | UnsupportedSchemaError:
         """The error of a status that is no success."""
         text, kind = _said(body)
         if 300 <= status < 400:
@@ -175,6 +180,8 @@ class Exchange:
         overflow = overflow_in(f"{kind} {text}") if status in (400, 413, 422, 500) else None
         if overflow is not None:
             return self._overflow(overflow, text, status)
+        if self.held and status in (400, 422, 500) and refuses_schema(text):
+            return self._schema_refused(text, status)
         kind_, advice = _status_error(status)
         error = kind_(advice, status=status, server_text=self.private.scrub(text))
         if isinstance(error, RateLimitError):
@@ -254,6 +261,7 @@ class Exchange:
         if event.usage is not None:
             self._usage = event.usage
         if event.text:
+            self._said = True
             yield Piece(_whole_characters(event.text), self._usage)
         if event.finish_reason:  # some servers send "" until there is one
             self._reason = self._good(event.finish_reason)
@@ -331,10 +339,23 @@ class Exchange:
             StreamInterruptedError("the reply ended without a finish reason; `.partial_text` holds what came")
         )
 
-    def _server_error(self, text: str, kind: str) -> RemoteError:
+    def _schema_refused(self, text: str, status: int | None) -> UnsupportedSchemaError:
+        told = RemoteRequestError(
+            "the server cannot hold a reply to this JSON schema; simplify it, or describe the rule in words and check "
+            "the arguments in the tool",
+            status=status,
+            server_text=self.private.scrub(text),
+        )
+        error = UnsupportedSchemaError(str(self.signed(told)))
+        error.keyword = keyword_in(text)
+        return error
+
+    def _server_error(self, text: str, kind: str) -> RemoteError | UnsupportedSchemaError:
         overflow = overflow_in(f"{kind} {text}")
         if overflow is not None:
             return self._overflow(overflow, text, None)
+        if self.held and not self._said and refuses_schema(text):
+            return self._schema_refused(text, None)
         return self.signed(
             RemoteStreamError("the endpoint reported an error while answering", server_text=self.private.scrub(text))
         )

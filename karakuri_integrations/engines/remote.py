@@ -8,16 +8,17 @@ a server is kept per process (`knowledge`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from .. import __version__
 from ..closing import aclose
-from ..conversation import Control, Piece, Prompt, Sampling
+from ..conversation import Control, Piece, Prompt, Sampling, Usage
 from ..errors import (
     ContextOverflowError,
     MessageError,
@@ -29,9 +30,11 @@ from ..errors import (
 from ..templates import Family, family_of_model, family_of_template, unknown_model
 from .addresses import Address, addresses_of, basic_authorisation, origin_of
 from .asking import Asker, aread_all, coded, read_all
-from .attempts import Call, endpoint_failed, raise_unless_whole
+from .attempts import Call, Reader, endpoint_failed, raise_unless_whole
+from .balancing import Endpoint
 from .chat_route import turns_for
 from .exchange import Exchange, secrets_of
+from .held import Continuation, plan_of
 from .http import AsyncResponse, Limits, SyncResponse, aopen, close_all, in_thread, open_
 from .knowledge import Known, known_of
 from .remote_arguments import (
@@ -189,6 +192,11 @@ class RemoteEngine:
         found = self._state().found
         return (found.context_window if found else None) or self.family.context_window
 
+    @property
+    def grammars(self) -> bool:
+        """Whether the server can hold replies to a JSON schema; it is asked once what it is where `server` is None."""
+        return self._server().grammar is not None
+
     def _state(self) -> Known:
         key = self._urls, self._named.name if self._named else None, hash(self._secrets)
         return known_of(key, self._urls)
@@ -217,29 +225,44 @@ class RemoteEngine:
     # --- one call ---
 
     def stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[Piece]:
-        """The reply, one Piece per event of the server.
+        """The reply, one Piece per event of the server; how it is held to the prompt's grammar says `held`.
 
         Raises:
             RemoteError: see `errors`; nothing is retried once the reply has begun.
-            ContextOverflowError, OptionError: before anything is sent.
+            UnsupportedSchemaError: the server refuses the grammar's schema.
+            ContextOverflowError, OptionError, UnsupportedError: before anything is sent.
         """
         call = self._call(prompt, sampling)
         while True:
             endpoint, exchange = call.next_try()
-            unescape, failure = call.unescaper(), None
+            reader, failure = call.reader(), None
             pieces = self._pieces(call, exchange)
             try:
-                yield from map(unescape, pieces) if unescape else pieces
-                return
+                if reader is None:
+                    yield from pieces
+                    return
+                for piece in pieces:
+                    yield from reader.push(piece)
+                    if reader.opened:
+                        break
+                else:
+                    return
             except RemoteError as error:
                 failure = error
             finally:
+                pieces.close()
                 call.known.endpoints.give_back(endpoint, failed=endpoint_failed(failure, exchange))
-            if unescape:
-                yield from unescape.rest()
-            time.sleep(call.pause(failure, exchange))
+            if failure is not None:
+                yield from reader.rest() if reader else ()
+                time.sleep(call.pause(failure, exchange))
+                continue
+            then = self._second(call, endpoint, reader)
+            if isinstance(then, Piece):
+                yield then
+                return
+            call = then
 
-    def _pieces(self, call: Call, exchange: Exchange) -> Iterator[Piece]:
+    def _pieces(self, call: Call, exchange: Exchange) -> Generator[Piece, None, None]:
         response: SyncResponse | None = None
         try:
             try:
@@ -275,22 +298,36 @@ class RemoteEngine:
             call = self._call(prompt, sampling)
         while True:
             endpoint, exchange = call.next_try()
-            unescape, failure = call.unescaper(), None
+            reader, failure = call.reader(), None
             pieces = self._apieces(call, exchange)
             try:
                 async for piece in pieces:
-                    yield unescape(piece) if unescape else piece
-                return
+                    if reader is None:
+                        yield piece
+                        continue
+                    for one in reader.push(piece):
+                        yield one
+                    if reader.opened:
+                        break
+                else:
+                    return
             except RemoteError as error:
                 failure = error
             finally:
                 await aclose(pieces)
                 call.known.endpoints.give_back(endpoint, failed=endpoint_failed(failure, exchange))
-            for piece in unescape.rest() if unescape else ():
-                yield piece
-            await asyncio.sleep(call.pause(failure, exchange))
+            if failure is not None:
+                for piece in reader.rest() if reader else ():
+                    yield piece
+                await asyncio.sleep(call.pause(failure, exchange))
+                continue
+            then = await self._asecond(call, endpoint, reader)
+            if isinstance(then, Piece):
+                yield then
+                return
+            call = then
 
-    async def _apieces(self, call: Call, exchange: Exchange) -> AsyncIterator[Piece]:
+    async def _apieces(self, call: Call, exchange: Exchange) -> AsyncGenerator[Piece, None]:
         response: AsyncResponse | None = None
         try:
             try:
@@ -331,17 +368,23 @@ class RemoteEngine:
         counts = server.needs_max_tokens and sampling.max_tokens is None
         return (counts and self._tokenizer is None) or (self._tokenizer is not None and not is_loaded(self._tokenizer))
 
-    def _call(self, prompt: Prompt, sampling: Sampling) -> Call:
-        """Everything that can be wrong before anything is sent."""
+    def _call(self, prompt: Prompt, sampling: Sampling, first: Call | None = None) -> Call:
+        """Everything that can be wrong before anything is sent. `first`: the request that this one continues."""
         ends_at = None if sampling.timeout is None else time.monotonic() + sampling.timeout
+        ends_at = first.ends_at if first is not None else ends_at
         asker, named = self._asker(sampling, ends_at), self._named
-        if named is None or self._model is None or self._needs_window(named, sampling):
-            asker.identify(named)
+        if named is None:
+            asker.identify(None)
         server = self._server()
+        plan = plan_of(prompt.grammar, server, origin_of(self._urls[0]))
+        if self._model is None or self._needs_window(server, sampling):
+            asker.identify(named)
         _check_sampling(server, sampling)
         tokens = self._tokens()
         ids = tokens.encode(prompt) if tokens is not None else None
-        ask = Ask(self.model, "", sampling, self._room(prompt, ids, sampling, server, asker), self.context_window)
+        room = self._room(prompt, ids, sampling, server, asker, clip=first is not None)
+        sent = replace(sampling, stop=()) if prompt.calls is not None else sampling  # see `held`
+        ask = Ask(self.model, "", sent, room, self.context_window)
         if server.takes_turns:
             way = asker.way(server, self.model)
             ask = replace(ask, turns=turns_for(prompt, way), way=way)
@@ -350,23 +393,64 @@ class RemoteEngine:
         else:
             ask = replace(ask, prompt=_text(prompt, server))
         return Call(
-            self._state(), server, prompt, _body(merged(server.body(ask), self._extra)), self._headers, self._secrets,
-            replace(self._limits, total=sampling.timeout), self._max_retries, ends_at,
+            known=self._state(),
+            server=server,
+            prompt=prompt,
+            sampling=sampling,
+            plan=plan,
+            body=_body(merged(merged(server.body(ask), plan.additions), self._extra)),
+            headers=self._headers,
+            secrets=self._secrets,
+            limits=replace(self._limits, total=sampling.timeout),
+            max_retries=self._max_retries,
+            ends_at=ends_at,
             escaped=isinstance(ask.prompt, str),
-        )  # fmt: skip
+            prompt_tokens=None if ids is None else len(ids),
+        )
+
+    def _second(self, first: Call, endpoint: Endpoint, reader: Reader | None) -> Call | Piece:
+        """The request that continues a reply where it must be held; its last piece where no token is left for that."""
+        opening = reader.opening if reader is not None else None
+        assert opening is not None  # noqa: S101  # it has opened
+        prompt, sampling = opening.prompt(first.prompt), first.sampling
+        if opening.opened == "text":
+            call = self._call(prompt, sampling, first)
+            call.near = endpoint
+            return call
+        used = opening.used(self._used(first, prompt))
+        left = None if sampling.max_tokens is None else sampling.max_tokens - used
+        if left is None or left > 0:
+            with contextlib.suppress(ContextOverflowError):
+                call = self._call(prompt, replace(sampling, max_tokens=left), first)
+                call.near, call.continues = endpoint, Continuation(opening.usage, first.prompt_tokens)
+                return call
+        counted = first.prompt_tokens
+        return Piece("", opening.usage or (None if counted is None else Usage(counted, used)), "length")
+
+    async def _asecond(self, first: Call, endpoint: Endpoint, reader: Reader | None) -> Call | Piece:
+        if self._must_ask(first.sampling):
+            return await in_thread(self._second, first, endpoint, reader)
+        return self._second(first, endpoint, reader)
+
+    def _used(self, first: Call, prompt: Prompt) -> int | None:
+        """Tokens that the second prompt has more than the first, where there is a tokenizer."""
+        tokens = self._tokens()
+        return None if tokens is None else len(tokens.encode(prompt)) - (first.prompt_tokens or 0)
 
     def _needs_window(self, server: Server, sampling: Sampling) -> bool:
         """Whether the server must be asked for its window: it wants a number of tokens, and nobody has named one."""
         return server.needs_max_tokens and sampling.max_tokens is None and self._window is None
 
     def _room(
-        self, prompt: Prompt, ids: list[int] | None, sampling: Sampling, server: Server, asker: Asker
+        self, prompt: Prompt, ids: list[int] | None, sampling: Sampling, server: Server, asker: Asker, *, clip: bool
     ) -> int | None:
-        """max_tokens as the server is told: None is the rest of its window."""
+        """max_tokens as the server is told: None is the rest of its window. `clip`: no more than the window has."""
         if ids is None and not (server.needs_max_tokens and sampling.max_tokens is None):
             return sampling.max_tokens
         count = len(ids) if ids is not None else self._counted(prompt, server, asker)
         window = self.context_window
+        if clip and sampling.max_tokens and count < window:
+            return min(sampling.max_tokens, window - count)
         if count + (sampling.max_tokens or 1) > window:
             raise ContextOverflowError(count, sampling.max_tokens, window)
         return sampling.max_tokens or (window - count if server.needs_max_tokens else None)

@@ -10,6 +10,8 @@ from; what could not be checked says "unverified".
     ollama                                         ollama.py        /api/generate with `raw`
     chat                                           chat.py          a server that has only a chat route
 
+How a server is told the JSON schema of a reply is in schemas.py, how it words errors in wording.py.
+
 A Hugging Face Inference Endpoint is vLLM's or TGI's record: base_url is its address, api_key the hub's token.
 """
 
@@ -24,7 +26,7 @@ from .completions import LLAMACPP, OPENAI, SGLANG, TRANSFORMERS, VLLM
 from .ollama import OLLAMA
 from .record import Ask, Event, Json, Probe, Recognised, Server
 from .tgi import SAGEMAKER, TGI
-from .wording import error_of, overflow_in, reason_of
+from .wording import error_of, keyword_in, overflow_in, reason_of, refuses_schema
 
 __all__ = [
     "SERVERS",
@@ -35,8 +37,10 @@ __all__ = [
     "Recognised",
     "Server",
     "error_of",
+    "keyword_in",
     "overflow_in",
     "reason_of",
+    "refuses_schema",
     "server_of",
 ]
 

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, TypeAlias
 from ...conversation import Turn
 from .completions import chosen
 from .record import Ask, Event, Json, Probe, Recognised, Server, seed_below
+from .schemas import chat_schema
 
 __all__ = ["CHAT", "Way", "chat_body", "messages_of", "read"]
 
@@ -87,4 +88,5 @@ CHAT: Final = Server(
     adds_bos=False,
     sampling=frozenset({"temperature", "top_p", "seed", "stop"}),
     probes=(Probe("/openapi.json", _judge),),
+    grammar=chat_schema,
 )

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from ...conversation import Usage
 from .record import Ask, Event, Json, Probe, Recognised, Server, seed_below
+from .schemas import llamacpp_schema, sglang_schema, vllm_schema
 
 __all__ = ["LLAMACPP", "OPENAI", "SGLANG", "TRANSFORMERS", "VLLM", "chosen", "judge_models", "usage_of"]
 
@@ -97,6 +99,16 @@ def _read(_name: str, payload: Json) -> Event:
     return Event("" if text is None else text, choice.get("finish_reason"), usage)
 
 
+def _llamacpp_read(name: str, payload: Json) -> Event:
+    """With timings_per_token, every event says in `timings` what `usage` says in the last one."""
+    event, timings = _read(name, payload), payload.get("timings")
+    if event.usage is not None or not isinstance(timings, dict):
+        return event
+    cached = _count(timings.get("cache_n"))
+    usage = Usage(cached + _count(timings.get("prompt_n")), _count(timings.get("predicted_n")), cached)
+    return replace(event, usage=usage)
+
+
 def chosen(payload: Json) -> tuple[Json, Usage | None]:
     """The first choice ({} where the event has none of index 0) and the usage of one event.
 
@@ -170,6 +182,9 @@ def _tokens(payload: Any) -> list[int]:
     return list(payload["tokens"])
 
 
+#: Of OpenAI's stream_options; `include_usage` stands in every body.
+_RUNNING: Final = {"stream_options": {"continuous_usage_stats": True}}
+
 #: vllm-project/vllm vllm/entrypoints/openai/completion/{protocol,serving}.py, openai/models/serving.py, serve/tokenize,
 #: vllm/sampling_params.py (2026). max_tokens: left out it is 16, and null fails after the first token (an assertion;
 #: vllm#19862), so it is always a number. top_k: -1 is accepted by every version, 0 by newer ones. A reply that it gives
@@ -186,6 +201,8 @@ VLLM: Final = Server(
     needs_max_tokens=True,
     probes=(Probe("/v1/models", judge_models("vllm")),),
     tokenize=("/tokenize", _prompt_only, _tokens),
+    grammar=vllm_schema,
+    running_counts=_RUNNING,
 )
 
 #: sgl-project/sglang python/sglang/srt/entrypoints/openai/{protocol,serving_completions,serving_tokenize}.py,
@@ -203,6 +220,8 @@ SGLANG: Final = Server(
     needs_max_tokens=True,
     probes=(Probe("/v1/models", judge_models("sglang")),),
     tokenize=("/tokenize", _prompt_only, _tokens),
+    grammar=sglang_schema,
+    running_counts=_RUNNING,
 )
 
 #: ggml-org/llama.cpp tools/server/{server-context,server-schema,server-task,server-common}.cpp and README.md (2026).
@@ -213,11 +232,13 @@ LLAMACPP: Final = Server(
     name="llamacpp",
     route="/v1/completions",
     body=_llamacpp_body,
-    read=_read,
+    read=_llamacpp_read,
     takes_ids=True,
     sampling=_WIDE,
     probes=(Probe("/v1/models", judge_models("llamacpp")),),
     tokenize=("/tokenize", lambda _, text: {"content": text, "add_special": False, "parse_special": True}, _tokens),
+    grammar=llamacpp_schema,
+    running_counts={"timings_per_token": True},
 )
 
 #: transformers/cli/serving/{completion,utils,server}.py of 5.23, and observed running. Ids are refused, BOS is always

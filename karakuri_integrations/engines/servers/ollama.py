@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from .completions import usage_of
 from .record import Ask, Event, Json, Probe, Recognised, Server, seed_below
+from .schemas import ollama_schema
 
 __all__ = ["OLLAMA"]
 
@@ -80,4 +81,5 @@ OLLAMA: Final = Server(
     framing="lines",
     sampling=frozenset({"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop"}),
     probes=(Probe("/api/tags", _judge),),
+    grammar=ollama_schema,
 )

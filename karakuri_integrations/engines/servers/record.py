@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
 from ...conversation import Sampling, Turn, Usage
@@ -74,6 +74,9 @@ class Server:
     sampling: the fields of Sampling that it honours, beside max_tokens and timeout. needs_max_tokens: it would cut the
     reply at a small number of its own. probes: how it is recognised, best first. tokenize: (path, request body of a
     model and a text, ids in the answer) of its tokenizer route; in the text `<s>` counts as the control token.
+    grammar: what is added to the body so that the reply fits a JSON schema (as JSON text), None for a schema that it
+    cannot be told; no such function: it holds replies to nothing. running_counts: what is added to the body so that
+    every event has the counts so far.
     """
 
     name: str
@@ -88,6 +91,8 @@ class Server:
     needs_max_tokens: bool = False
     probes: tuple[Probe, ...] = ()
     tokenize: tuple[str, Callable[[str, str], Json], Callable[[Any], list[int]]] | None = None
+    grammar: Callable[[str], Json | None] | None = None
+    running_counts: Mapping[str, Any] = field(default_factory=dict)
 
 
 _SIGNED: Final = 2**63

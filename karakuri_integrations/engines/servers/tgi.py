@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from ...conversation import Usage
 from .record import Ask, Event, Json, Probe, Recognised, Server
+from .schemas import tgi_schema
 
 __all__ = ["SAGEMAKER", "TGI"]
 
@@ -80,6 +81,7 @@ TGI: Final = Server(
     sampling=_SAMPLING,
     probes=(Probe("/info", _judge),),
     tokenize=("/tokenize", lambda _, text: {"inputs": text}, _token_ids),
+    grammar=tgi_schema,
 )
 
 
@@ -93,7 +95,8 @@ def _sagemaker_body(ask: Ask) -> Json:
 #: An endpoint of Amazon SageMaker that runs TGI's or DJL's LMI container: base_url is
 #: https://runtime.sagemaker.REGION.amazonaws.com/endpoints/NAME; signing and framing are in `sagemaker`. Nothing can be
 #: asked of it beside replies. DJL cuts at 30 tokens where no number is given. Whether its TensorRT-LLM engine accepts
-#: `stop` is unverified, and so is that every engine of DJL puts BOS first.
+#: `stop` is unverified, and so is that every engine of DJL puts BOS first. Grammars are TGI's; DJL's schema of inputs
+#: names no field for them, so what it does with one is unverified too.
 SAGEMAKER: Final = Server(
     name="sagemaker",
     route="/invocations-response-stream",
@@ -102,4 +105,5 @@ SAGEMAKER: Final = Server(
     framing="aws",
     sampling=_SAMPLING,
     needs_max_tokens=True,
+    grammar=tgi_schema,
 )

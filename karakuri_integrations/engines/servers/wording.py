@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-__all__ = ["error_of", "overflow_in", "reason_of"]
+__all__ = ["error_of", "keyword_in", "overflow_in", "reason_of", "refuses_schema"]
 
 _REASONS: Final[Mapping[str, Literal["stop", "length"]]] = {
     "stop": "stop",
@@ -98,3 +98,33 @@ def overflow_in(text: str) -> tuple[int, int] | None:
             numbers = found.groupdict()
             return int(numbers.get("prompt") or 0), int(numbers.get("ctx") or 0)
     return None
+
+
+#: How servers say that they cannot hold a reply to a schema: vLLM and SGLang name the grammar, the schema or the field,
+#: TGI "grammar is not valid" or "cannot compile regex from schema", llama.cpp "JSON schema conversion failed", Ollama
+#: "invalid format".
+_SCHEMA: Final = re.compile(
+    r"\b(?:json[_ ]?schema|schema|grammar|structured[_ ]outputs?|response_format)\b|invalid format", re.IGNORECASE
+)
+_QUOTED: Final = re.compile(r"[\"'`](\$?[A-Za-z]{2,40})[\"'`]|(?<!\w)(\$[A-Za-z]{3,20})")
+#: The words of JSON schema that some server's grammars do not have.
+_KEYWORDS: Final = frozenset(
+    {
+        "$anchor", "$dynamicRef", "$ref", "additionalProperties", "allOf", "anyOf", "const", "contains",
+        "dependentRequired", "dependentSchemas", "else", "enum", "exclusiveMaximum", "exclusiveMinimum", "format", "if",
+        "items", "maxContains", "maxItems", "maxLength", "maxProperties", "maximum", "minContains", "minItems",
+        "minLength", "minProperties", "minimum", "multipleOf", "not", "oneOf", "pattern", "patternProperties",
+        "prefixItems", "propertyNames", "then", "unevaluatedItems", "unevaluatedProperties", "uniqueItems",
+    }
+)  # fmt: skip
+
+
+def refuses_schema(text: str) -> bool:
+    """Whether the error of a request that carried a schema is about it."""
+    return _SCHEMA.search(text) is not None
+
+
+def keyword_in(text: str) -> str:
+    """The word of JSON schema that such an error names as its cause; "" where it names none, or several."""
+    found = {one for pair in _QUOTED.findall(text) for one in pair if one in _KEYWORDS}
+    return found.pop() if len(found) == 1 else ""
