@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from langchain_core.language_models.model_profile import ModelProfile
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from ._langchain_tools import as_openai
 from .attributes import AttributeLike, AttributePolicy, SteeringAttributes
 from .conversation import Sampling
-from .errors import AttributeConfigError, OptionError
+from .errors import AttributeConfigError, OptionError, ToolDefinitionError
 from .provider import SAMPLING_FIELDS, check_options, unknown_option, without_credentials
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "model_profile",
     "sampling_value",
     "shown_attributes",
+    "shown_tools",
 ]
 
 #: Other names that LangChain's users know these fields by.
@@ -40,6 +42,7 @@ OUTPUT_FIELDS = (
     "message_attributes",
     "attribute_bounds",
     "overflow",
+    "tool_language",
     "quantization",
     "device",
     "revision",
@@ -53,6 +56,9 @@ NOT_PICKLED = ("api_key", "default_headers", "http_client", "http_async_client")
 
 _KINDS = ("text", "image", "audio", "video")
 
+#: What the grammar brings to models that were never taught it.
+_TOOLS: Final = ("tool_calling", "tool_choice", "tool_call_streaming", "structured_output")
+
 #: What the profile denies: the models cannot do it, or this version cannot.
 _NOT_YET = (
     "image_url_inputs",
@@ -60,10 +66,6 @@ _NOT_YET = (
     "image_tool_message",
     "pdf_tool_message",
     "reasoning_output",
-    "tool_calling",
-    "tool_choice",
-    "tool_call_streaming",
-    "structured_output",
     "mid_conversation_system_messages",
     "mid_conversation_tools",
     "attachment",
@@ -129,7 +131,9 @@ def sampling_value(name: str, value: Any) -> Any:
 
 def call_options(stop: list[str] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The call's options. `stream` only tells langchain-core which of our methods to use."""
-    return check_options({**{name: value for name, value in kwargs.items() if name != "stream"}, "stop": stop})
+    return as_openai(
+        check_options({**{name: value for name, value in kwargs.items() if name != "stream"}, "stop": stop})
+    )
 
 
 def shown_attributes(own: AttributeLike | None, called: Any) -> Any:
@@ -140,6 +144,15 @@ def shown_attributes(own: AttributeLike | None, called: Any) -> Any:
         return called
 
 
+def shown_tools(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A call's tools for traces and cache keys: plain data that tells two of them apart, as a class's name does not."""
+    given = {name: options[name] for name in ("tools", "response_format", "strict") if options.get(name) is not None}
+    try:
+        return as_openai(given)
+    except ToolDefinitionError:
+        return given
+
+
 def model_profile(model: str, context_window: int | None) -> ModelProfile:
     """What LangChain's middleware may expect of the model; the window in tokens, None where it is not known yet."""
     texts = {f"{kind}_{way}": kind == "text" for kind in _KINDS for way in ("inputs", "outputs")}
@@ -148,6 +161,7 @@ def model_profile(model: str, context_window: int | None) -> ModelProfile:
         "open_weights": True,
         **({"max_input_tokens": context_window, "max_output_tokens": context_window} if context_window else {}),
         **texts,
+        **dict.fromkeys(_TOOLS, True),
         **dict.fromkeys(_NOT_YET, False),
         "temperature": True,
     }

@@ -2,12 +2,12 @@
 
 Content is joined by LangChain's own accessor (`message.text`, parts joined by nothing). Blocks that hold a model's
 private reasoning are left out, as LangChain's accessor does; every other block that is not text is a MessageError.
-`name`, `id` and foreign keys of `additional_kwargs` are never written into the prompt.
+A message's `id`, its `name` (but a tool's) and foreign keys of `additional_kwargs` are never written into the prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from langchain_core.messages import (
@@ -25,8 +25,10 @@ from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.prompt_values import ChatPromptValue, PromptValue, StringPromptValue
 
+from ._langchain_tools import CALL_BLOCKS, calls_of, chunks_of, invalid_calls_in, valid_calls_in
+from .attributes import carried_attributes
 from .conversation import Delta, Message, Role, Usage
-from .errors import MessageError, UnsupportedError
+from .errors import AttributeConfigError, MessageError
 from .generation import fold
 from .provider import Call, Provider
 
@@ -46,7 +48,9 @@ _ROLES: Final[Mapping[str, Role]] = {
 
 #: A model's own thoughts: not said to anyone, so not part of the conversation.
 _PRIVATE_BLOCKS: Final = frozenset({"reasoning", "reasoning_content", "thinking", "redacted_thinking"})
-_TOOL_BLOCKS: Final = frozenset({"tool_use", "tool_call", "function_call", "tool_result", "invalid_tool_call"})
+
+#: Blocks that are no text and are read where they stand: calls in replies, results in what the user sends.
+_READ_BLOCKS: Final[Mapping[Role, frozenset[str]]] = {"assistant": CALL_BLOCKS, "user": frozenset({"tool_result"})}
 
 
 def to_prompt_value(given: object) -> PromptValue:
@@ -68,7 +72,8 @@ def _message(given: Any, index: int) -> BaseMessage:
     if isinstance(given, BaseMessage):
         return given
     if isinstance(given, Mapping):
-        _check(given.get("role", given.get("type")), given.get("content", ""), bool(given.get("tool_calls")), index)
+        calls = bool(given.get("tool_calls") or given.get("function_call"))
+        _check(given.get("role", given.get("type")), given.get("content", ""), calls, index)
     elif isinstance(given, tuple | list) and len(given) == 2:
         _check(given[0], given[1], False, index)
     try:
@@ -95,31 +100,58 @@ def to_values(messages: Iterable[BaseMessage], provider: Provider) -> list[Messa
     """The messages as values; attributes are read where they stand, after the model's policy.
 
     Raises:
-        MessageError: an unknown role, or content that is not text; names the index and the type.
-        UnsupportedError: tool calls and tool results.
+        MessageError: an unknown role, content that is not text, or a call of no known form; names index and type.
         AttributeConfigError: attributes of a message that are not valid or not allowed.
     """
-    return [_value(message, place, provider) for place, message in enumerate(messages)]
+    return [value for place, message in enumerate(messages) for value in _values(message, place, provider)]
 
 
-def _value(message: BaseMessage, index: int, provider: Provider) -> Message:
+def _values(message: BaseMessage, index: int, provider: Provider) -> Iterator[Message]:
     role = _role(message, index)
-    text = _text(message, index)
+    text = _text(message, role, index)
     extra = message.additional_kwargs
     if role == "user":
-        return provider.user(text, extra, index)
-    if role == "system":
-        return provider.system(text, extra, index)
-    return provider.assistant(text, message.response_metadata.get("attributes"), index, extra)
+        yield from _user(message, text, index, provider)
+    elif role == "system":
+        yield provider.system(text, extra, index)
+    elif role == "tool":
+        yield _result(message, text, index, provider)
+    else:
+        calls = calls_of(message, index) if isinstance(message, AIMessage) else ()
+        yield provider.assistant(text, message.response_metadata.get("attributes"), index, extra, calls)
+
+
+def _user(message: BaseMessage, text: str, index: int, provider: Provider) -> Iterator[Message]:
+    """The results among the message's blocks (Anthropic's form), then what the user says."""
+    blocks = message.content if isinstance(message.content, list) else ()
+    results = [one for one in blocks if isinstance(one, Mapping) and one.get("type") == "tool_result"]
+    for block in results:
+        inner = ToolMessage(block.get("content") or "", tool_call_id=str(block.get("tool_use_id") or ""))
+        said, failed = _text(inner, "tool", index), block.get("is_error") is True
+        yield provider.tool(said, inner.tool_call_id, "", index, failed=failed)
+    said_too = provider.user(text, message.additional_kwargs, index)
+    if text or said_too.attributes is not None or not results:
+        yield said_too
+
+
+def _result(message: BaseMessage, text: str, index: int, provider: Provider) -> Message:
+    if (
+        provider.policy.mode != "ignore"
+        and carried_attributes(message.additional_kwargs, f"message {index}") is not None
+    ):
+        raise AttributeConfigError(
+            f"message {index}: a tool's result carries no steering attributes; put them on a user message, the call or "
+            "the model"
+        )
+    identity = message.tool_call_id if isinstance(message, ToolMessage) else ""
+    failed = isinstance(message, ToolMessage) and message.status == "error"
+    return provider.tool(text, identity, message.name or "", index, failed=failed)
 
 
 def _role(message: BaseMessage, index: int) -> Role:
     if isinstance(message, ToolMessage | FunctionMessage):
-        raise _no_tools(f"message {index} is a {message.type} message")
+        return "tool"
     if isinstance(message, AIMessage):
-        calls = message.tool_calls or message.invalid_tool_calls
-        if calls or message.additional_kwargs.get("tool_calls") or message.additional_kwargs.get("function_call"):
-            raise _no_tools(f"message {index} carries tool calls")
         return "assistant"
     if isinstance(message, HumanMessage):
         return "user"
@@ -131,17 +163,17 @@ def _role(message: BaseMessage, index: int) -> Role:
     return _ROLES[name]
 
 
-def _text(message: BaseMessage, index: int) -> str:
+def _text(message: BaseMessage, role: Role, index: int) -> str:
     content: object = message.content
     if isinstance(content, list):
         for block in content:
-            _check_block(block, index)
+            _check_block(block, role, index)
     elif not isinstance(content, str):
         raise _bad_content(content, index)
     return str(message.text)
 
 
-def _check_block(block: object, index: int) -> None:
+def _check_block(block: object, role: Role, index: int) -> None:
     if isinstance(block, str):
         return
     if not isinstance(block, Mapping):
@@ -149,8 +181,8 @@ def _check_block(block: object, index: int) -> None:
             f"message {index}: a content block must be text or a dict, got {type(block).__name__}", index
         )
     kind = block.get("type")
-    if kind in _TOOL_BLOCKS:
-        raise _no_tools(f"message {index} holds a {kind} block")
+    if kind in _READ_BLOCKS.get(role, ()):
+        return
     if kind == "text" and not isinstance(block.get("text"), str):
         raise MessageError(f"message {index}: a text block whose text is a {type(block.get('text')).__name__}", index)
     if kind != "text" and kind not in _PRIVATE_BLOCKS:
@@ -164,10 +196,6 @@ def _unknown_role(role: str, index: int) -> MessageError:
 
 def _bad_content(content: object, index: int) -> MessageError:
     return MessageError(f"message {index}: content must be text or a list, got {type(content).__name__}", index)
-
-
-def _no_tools(what: str) -> UnsupportedError:
-    return UnsupportedError(f"{what}: this version has no tools for KARAKURI models; leave tool messages out")
 
 
 def _usage(usage: Usage | None) -> UsageMetadata | None:
@@ -190,6 +218,8 @@ def to_result(deltas: Sequence[Delta], call: Call) -> ChatResult:
     reply = fold(deltas)
     message = AIMessage(
         content=reply.text,
+        tool_calls=valid_calls_in(reply.calls),
+        invalid_tool_calls=invalid_calls_in(reply.calls),
         usage_metadata=_usage(reply.usage),
         response_metadata=_metadata(call, reply.finish_reason),
     )
@@ -199,9 +229,10 @@ def to_result(deltas: Sequence[Delta], call: Call) -> ChatResult:
 def to_chunk(delta: Delta, call: Call) -> ChatGenerationChunk:
     """One piece of a stream; usage and metadata stand on the last, once (LangChain would add them up)."""
     if delta.finish_reason is None:
-        return ChatGenerationChunk(message=AIMessageChunk(content=delta.text))
+        return ChatGenerationChunk(message=AIMessageChunk(content=delta.text, tool_call_chunks=chunks_of(delta)))
     message = AIMessageChunk(
         content=delta.text,
+        tool_call_chunks=chunks_of(delta),
         usage_metadata=_usage(delta.usage),
         response_metadata=_metadata(call, delta.finish_reason),
         chunk_position="last",

@@ -1,13 +1,14 @@
 """ChatKarakuri: LangChain's chat model interface over a Provider.
 
 Knows LangChain's hooks, fields, traces and cache keys. Messages become values in `_langchain_messages`, fields are
-checked in `_langchain_fields`, errors become langchain-core's in `_langchain_errors`; which engine answers, attributes
-and prompts are the Provider's (`provider`).
+checked in `_langchain_fields`, tools and calls in `_langchain_tools`, structured output in `_langchain_structured`,
+errors become langchain-core's in `_langchain_errors`; which engine answers, attributes and prompts are the Provider's
+(`provider`).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, closing
 from typing import Any, Self, cast
 
@@ -15,10 +16,11 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import LangSmithParams, LanguageModelInput
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.language_models.model_profile import ModelProfile
-from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.prompt_values import PromptValue
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.tools import BaseTool
 from langchain_core.utils import secret_from_env
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from typing_extensions import override
@@ -34,8 +36,11 @@ from ._langchain_fields import (
     model_profile,
     sampling_value,
     shown_attributes,
+    shown_tools,
 )
 from ._langchain_messages import PROVIDER, to_chunk, to_prompt_value, to_result, to_values
+from ._langchain_structured import bound_options, parsed_by
+from ._langchain_tools import as_openai, check_bound
 from .attributes import AttributeLike, AttributePolicy, SteeringAttributes
 from .closing import aclose, aclosing
 from .conversation import Sampling
@@ -46,6 +51,8 @@ from .provider import SAMPLING_FIELDS, EngineFields, Provider, check_options
 __all__ = ["ChatKarakuri"]
 
 _ENGINE_FIELDS = tuple(EngineFields.__dataclass_fields__)
+#: What LangChain binds beside a call's options and takes out again before the call.
+_TRACED = "ls_structured_output_format"
 
 
 class ChatKarakuri(BaseChatModel):
@@ -100,6 +107,8 @@ class ChatKarakuri(BaseChatModel):
             What happens to texts such as `[INST]` in messages; the default escapes them reversibly.
         message_attributes: "allow" | "clamp" | "ignore" | "error"
             What attributes on single messages may do; they can come from untrusted clients.
+        tool_language: "auto" | "ja" | "en"
+            The language of the words that tell the model of its tools; the default follows the conversation.
         attribute_bounds: Mapping[str, tuple[int, int]] | None
             Lowest and highest value per dial for attributes on messages, such as `{"toxicity": (0, 1)}`.
         overflow: "error" | "drop_oldest_turns"
@@ -158,6 +167,50 @@ class ChatKarakuri(BaseChatModel):
 
         Natively async: no thread is used per call, and cancelling the task stops the model.
 
+    Tool calling:
+        ```python
+        from pydantic import BaseModel, Field
+
+
+        class GetWeather(BaseModel):
+            '''Get the current weather in a given place.'''
+
+            place: str = Field(description="The city, such as Kyoto")
+
+
+        llm_with_tools = llm.bind_tools([GetWeather])
+        reply = llm_with_tools.invoke("How is the weather in Kyoto?")
+        reply.tool_calls  # [{"name": "GetWeather", "args": {"place": "Kyoto"}, "id": "call_...", "type": "tool_call"}]
+        ```
+
+        Also functions, TypedDict classes, BaseTools, dicts in OpenAI's or Anthropic's form and JSON schemas with a
+        title. The model was never taught tools: they are described to it in the prompt, and the grammar of their
+        schemas holds its calls to them. `tool_choice` is "auto" (text or calls), "any", "none" or a tool's name;
+        `parallel_tool_calls=False` allows one call. A call that max_tokens cut stands in `invalid_tool_calls`, with
+        its text, and finish_reason is "length". In a stream the text comes as `tool_call_chunks`; that of a cut call
+        then ends with a bracket that closes nothing, so that LangChain does not complete and run it.
+
+    Structured output:
+        ```python
+        class Joke(BaseModel):
+            '''Joke to tell user.'''
+
+            setup: str = Field(description="The setup of the joke")
+            punchline: str = Field(description="The punchline to the joke")
+
+
+        structured_llm = llm.with_structured_output(Joke)
+        structured_llm.invoke("Tell me a joke about cats")  # Joke(setup=..., punchline=...)
+        ```
+
+        See `ChatKarakuri.with_structured_output` for the methods and schemas.
+
+    JSON mode:
+        ```python
+        json_llm = llm.bind(response_format={"type": "json_object"})
+        json_llm.invoke("Return a JSON object with a key random_ints and 10 random integers").text
+        ```
+
     Token usage:
         ```python
         llm.invoke("Hello").usage_metadata  # {"input_tokens": ..., "output_tokens": ..., "total_tokens": ...}
@@ -176,8 +229,8 @@ class ChatKarakuri(BaseChatModel):
         #  "attributes": {"helpfulness": 4, "correctness": 4, ...}}
         ```
 
-        finish_reason is "stop" or "length". `karakuri_escaped` counts template tokens that were escaped in messages,
-        when there were any. In a stream the metadata stands on the last chunk.
+        finish_reason is "stop", "length" or "tool_calls". `karakuri_escaped` counts template tokens that were escaped
+        in messages, when there were any. In a stream the metadata stands on the last chunk.
 
     Steering:
         ```python
@@ -196,7 +249,9 @@ class ChatKarakuri(BaseChatModel):
         AttributeConfigError: an unknown dial or a value that is not an integer 0 to 4.
         MessageError: a conversation that cannot be rendered; `.index` says where.
         UnknownModelError: no prompt family is known for the model.
-        UnsupportedError: tools, structured output.
+        ToolDefinitionError: a tool, tool choice or response format that is not of its form.
+        UnsupportedSchemaError: a JSON schema that no grammar can hold a reply to.
+        UnsupportedError: strict=True with a server that has no grammars.
         ContextOverflowError: the prompt, or the prompt and max_tokens, exceed the window.
         EngineError: loading or generating failed; `.partial_text` holds what had arrived.
         RemoteError: the endpoint failed; its subclasses say how, `.status` and `.server_text` what it said.
@@ -229,6 +284,7 @@ class ChatKarakuri(BaseChatModel):
     context_window: int | None = Field(default=None, strict=True)
     template: str | None = None
     template_tokens: str = "escape"
+    tool_language: str = "auto"
     message_attributes: str = "allow"
     attribute_bounds: dict[str, tuple[int, int]] | None = None
     overflow: str = "error"
@@ -273,6 +329,7 @@ class ChatKarakuri(BaseChatModel):
                 AttributePolicy(cast("Any", self.message_attributes), self.attribute_bounds),
                 cast("Any", self.template_tokens),
                 cast("Any", self.overflow),
+                self.tool_language,
             )
 
     @override
@@ -358,6 +415,87 @@ class ChatKarakuri(BaseChatModel):
             async for chunk in chunks:
                 yield chunk
 
+    # --- tools and structured output ---
+
+    @override
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | bool | dict[str, Any] | None = None,
+        strict: bool | None = None,
+        parallel_tool_calls: bool | None = None,
+        response_format: Any = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """The model with tools that it may call.
+
+        Args:
+            tools: functions, pydantic or TypedDict classes, BaseTools, dicts in OpenAI's or Anthropic's form, or JSON
+                schemas with a title. They may be empty.
+            tool_choice: "auto" or None (text or calls), "any", "required" or True (at least one call), "none" or False
+                (no call), a tool's name, or OpenAI's dict with a name.
+            strict: an error, instead of parsing what came, where the engine cannot hold a reply to the schemas.
+            parallel_tool_calls: False allows one call per reply.
+            response_format: what a reply that is no call must be: a schema of any kind, or OpenAI's dict.
+            kwargs: further call options, such as attributes or max_tokens.
+
+        Raises:
+            ToolDefinitionError: something here is not of its form.
+            OptionError: an unknown option.
+        """
+        given = {
+            "tools": list(tools) if isinstance(tools, tuple) else tools,
+            "tool_choice": tool_choice,
+            "strict": strict,
+            "parallel_tool_calls": parallel_tool_calls,
+            "response_format": response_format,
+        }
+        structured = {name: kwargs.pop(name) for name in (_TRACED,) if name in kwargs}
+        with core_errors():
+            options = as_openai(check_options({**given, **kwargs}))
+            check_bound(options, self.tool_language)
+        return self.bind(**options, **structured)
+
+    @override
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type | None = None,
+        *,
+        method: str = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """The model, answering with a value of a schema.
+
+        Args:
+            schema: a pydantic class (its instances come back), or a TypedDict class, a JSON schema or a tool in
+                OpenAI's form (dicts come back). None only with "json_mode".
+            method: "json_schema" (the reply is JSON of the schema), "function_calling" (a forced call), or "json_mode"
+                (as "json_schema"; without a schema any JSON object).
+            include_raw: a dict with "raw" (the AIMessage), "parsed" and "parsing_error" instead of the value; a reply
+                that cannot be read then raises nothing.
+            strict: an error, instead of parsing what came, where the engine cannot hold a reply to the schema.
+            kwargs: further call options, such as attributes or max_tokens.
+
+        In a stream, dicts come as they grow and instances when they are whole. A reply that was cut raises
+        langchain-core's OutputParserException, whose `llm_output` is the reply.
+
+        Raises:
+            OptionError: an unknown method or option.
+            ToolDefinitionError: a schema that is none.
+        """
+        with core_errors():
+            options, parser = bound_options(schema, method, strict)
+            shown = {name: options.pop(name) for name in (_TRACED,) if name in options}
+            double = sorted(kwargs.keys() & options.keys())
+            if double:
+                raise OptionError(f'{double[0]}= is what method="{method}" sets; leave it out')
+            options = check_options({**kwargs, **options})
+            check_bound(options, self.tool_language)
+        return parsed_by(self.bind(**options, **shown), parser, include_raw=include_raw)
+
     # --- prompts and tokens ---
 
     @override
@@ -370,19 +508,21 @@ class ChatKarakuri(BaseChatModel):
         messages: LanguageModelInput,
         attributes: AttributeLike | None = None,
         tools: Sequence[Any] | None = None,
+        **options: Any,
     ) -> str:
         """The exact prompt text of a call, leading `<s>` included; no weights are loaded.
 
         Args:
             messages: what `invoke` takes.
             attributes: the call's attributes.
-            tools: not part of this version.
+            tools: what `bind_tools` takes.
+            options: further call options that show in a prompt, such as tool_choice and response_format.
 
         Raises:
-            MessageError, AttributeConfigError, UnsupportedError: as a call would.
+            MessageError, AttributeConfigError, ToolDefinitionError, OptionError: as a call would.
         """
         with core_errors():
-            options = check_options({"attributes": attributes, "tools": tools})
+            options = call_options(None, {**options, "attributes": attributes, "tools": tools})
             provider = self._provider()
             return provider.render(to_values(to_prompt_value(messages).to_messages(), provider), options).text
 
@@ -394,7 +534,7 @@ class ChatKarakuri(BaseChatModel):
         `trim_messages` needs it; an empty list is 0.
         """
         with core_errors():
-            options = check_options({"tools": tools})
+            options = call_options(None, {"tools": tools})
             provider = self._provider()
             return provider.count_tokens(to_values(to_prompt_value(messages).to_messages(), provider), options)
 
@@ -453,6 +593,7 @@ class ChatKarakuri(BaseChatModel):
         params["stop"] = self.stop if stop is None else stop
         if kwargs.get("attributes") is not None:
             params["attributes"] = shown_attributes(self.attributes, kwargs["attributes"])
+        params.update(shown_tools(kwargs))
         return params
 
     @override

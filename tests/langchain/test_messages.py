@@ -11,7 +11,6 @@ from langchain_core.messages import (
     AIMessageChunk,
     BaseMessage,
     ChatMessage,
-    FunctionMessage,
     HumanMessage,
     RemoveMessage,
     SystemMessage,
@@ -29,7 +28,6 @@ from karakuri_integrations.errors import (
     MessageError,
     OptionError,
     TemplateInjectionError,
-    UnsupportedError,
 )
 from karakuri_integrations.langchain import ChatKarakuri
 
@@ -177,17 +175,37 @@ def test_attributes_on_merged_messages_are_never_summed(echo: Make) -> None:
         ([HumanMessage([{"text": "no type"}])], MessageError, "message 0: a content block without a type"),
         ([SystemMessage("only")], MessageError, "only system messages"),
         ([HumanMessage("q"), AIMessage("a")], MessageError, "message 1: the conversation ends with the assistant"),
-        ([HumanMessage("q"), ToolMessage("r", tool_call_id="1")], UnsupportedError, "message 1 is a tool message"),
-        ([HumanMessage("q"), FunctionMessage("r", name="f")], UnsupportedError, "message 1 is a function message"),
         (
-            [HumanMessage("q"), AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}]), HumanMessage("x")],
-            UnsupportedError,
-            "message 1 carries tool calls",
+            [AIMessage([{"type": "tool_use", "name": "f", "input": [1], "id": "1"}]), HumanMessage("x")],
+            MessageError,
+            "message 0 carries a tool call whose arguments are a list",
         ),
         (
-            [AIMessage([{"type": "tool_use", "name": "f", "input": {}, "id": "1"}]), HumanMessage("x")],
-            UnsupportedError,
-            "message 0",
+            [AIMessage([{"type": "tool_use", "input": {}, "id": "1"}]), HumanMessage("x")],
+            MessageError,
+            "message 0 carries a tool call whose name is a NoneType",
+        ),
+        (
+            [HumanMessage("q"), AIMessage("", tool_calls=[{"name": "f", "args": {"a": object()}, "id": "1"}])],
+            MessageError,
+            "message 1 carries a tool call whose arguments cannot be written as JSON",
+        ),
+        (
+            [AIMessage("", additional_kwargs={"tool_calls": [{"name": "f"}]}), HumanMessage("x")],
+            MessageError,
+            "message 0 carries a tool call of no known form",
+        ),
+        (
+            [HumanMessage("q"), ToolMessage("r", tool_call_id="1", additional_kwargs={"attributes": {"humor": 1}})],
+            AttributeConfigError,
+            "message 1: a tool's result carries no steering attributes",
+        ),
+        ([HumanMessage([{"type": "tool_use", "name": "f", "input": {}}])], MessageError, "message 0.*'tool_use'"),
+        ([ToolMessage([{"type": "image_url", "image_url": "x"}], tool_call_id="1")], MessageError, "message 0"),
+        (
+            [HumanMessage([{"type": "tool_result", "tool_use_id": "1", "content": [{"type": "image"}]}])],
+            MessageError,
+            "message 0: a content block 'image'",
         ),
     ],
 )  # fmt: skip
@@ -239,19 +257,6 @@ async def test_media_blocks_are_refused_without_any_access(
         assert "secret" not in str(caught.value)
     with pytest.raises(MessageError):
         await echo().ainvoke(messages)
-
-
-def test_tools_and_structured_output_are_refused_by_name(echo: Make) -> None:
-    llm = echo()
-    with pytest.raises(NotImplementedError):
-        llm.bind_tools([])
-    with pytest.raises(UnsupportedError, match="tools"):
-        llm.invoke("q", tools=[{"type": "function"}])
-    with pytest.raises(UnsupportedError, match="response_format"):
-        llm.invoke("q", response_format={"type": "json_object"})
-    with pytest.raises(UnsupportedError, match="tools"):
-        llm.render_prompt("q", tools=[{"type": "function"}])
-    assert llm.invoke("q", tools=[], tool_choice=None).text == "Yes, indeed."
 
 
 @pytest.mark.parametrize(("name", "near"), [("max_token", "max_tokens"), ("temprature", "temperature"), ("zzz", None)])

@@ -33,12 +33,17 @@ MODEL = "karakuri-ai/karakuri-lm-70b-chat-v0.1"
 
 @pytest.fixture
 def scripted_models(monkeypatch: pytest.MonkeyPatch) -> dict[str, ScriptedEngine]:
-    """Model ids are answered by one script each, which counts its answers."""
+    """Model ids are answered by one script each, which counts its answers; JSON where a joke's is asked for."""
     engines: dict[str, ScriptedEngine] = {}
 
     def engine_of(fields: provider.EngineFields) -> ScriptedEngine:
         name = fields.model or MODEL
-        return engines.setdefault(name, ScriptedEngine(lambda prompt: f"answer {len(engines[name].prompts)}", name))
+
+        def reply(prompt: str) -> str:
+            joke = '{"setup": "Why?", "punchline": "Because."}'
+            return joke if "punchline" in prompt else f"answer {len(engines[name].prompts)}"
+
+        return engines.setdefault(name, ScriptedEngine(reply, name))
 
     monkeypatch.setattr(provider, "_local_engine", engine_of)
     return engines
@@ -366,7 +371,9 @@ def test_repr_has_no_prompt(echo: Make) -> None:
 
 def test_profile(echo: Make) -> None:
     profile = echo().profile
-    assert (profile["max_input_tokens"], profile["tool_calling"], profile["structured_output"]) == (4096, False, False)
+    assert profile["max_input_tokens"] == 4096
+    for able in ("tool_calling", "tool_choice", "tool_call_streaming", "structured_output"):
+        assert profile[able] is True
     assert profile["text_inputs"]
     assert not profile["image_inputs"]
     large = ChatKarakuri(engine=ScriptedEngine([], "karakuri-ai/karakuri-lm-8x7b-chat-v0.1"))
@@ -389,8 +396,10 @@ def test_token_counts_are_those_of_the_real_prompt(echo: Make) -> None:
     assert llm.get_num_tokens("hello") == 5
     assert llm.get_token_ids("hi") == [104, 105]
     assert echo(custom_get_token_ids=lambda text: [1]).get_num_tokens("hello") == 1
-    with pytest.raises(errors.UnsupportedError):
-        llm.get_num_tokens_from_messages(message, tools=[{"type": "function"}])
+    tool = {"title": "f", "type": "object", "properties": {"a": {"type": "string"}}}
+    counted = llm.get_num_tokens_from_messages(message, tools=[tool])
+    assert counted == llm.bind_tools([tool]).invoke(message).usage_metadata["input_tokens"]
+    assert counted > llm.get_num_tokens_from_messages(message)
 
 
 def test_parts_of_conversations_can_be_counted(echo: Make) -> None:
@@ -526,7 +535,7 @@ def test_the_error_callback_sees_our_error() -> None:
 
 async def test_the_docstrings_code_runs(scripted_models: dict) -> None:
     blocks = re.findall(r"```python\n(.*?)```", inspect.cleandoc(ChatKarakuri.__doc__ or ""), re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 10
     names: dict[str, Any] = {"__name__": "docstring"}
     for block in blocks:
         code = compile(textwrap.dedent(block), "<docstring>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

@@ -51,4 +51,10 @@ class TestUnit(_Embedded, ChatModelUnitTests):
 
 
 class TestIntegration(_Embedded, ChatModelIntegrationTests):
-    pass
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
+
+    @property
+    def supports_anthropic_inputs(self) -> bool:
+        return True

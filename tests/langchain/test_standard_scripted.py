@@ -1,4 +1,10 @@
-"""langchain-tests' standard suites on a scripted engine; `model` names choose it, so overriding them works."""
+"""langchain-tests' standard suites on a scripted engine; `model` names choose it, so overriding them works.
+
+The script does what a model does that understands: it calls when a tool is wanted, answers after a result, and gives
+the JSON that it is asked for. What it reads is the prompt alone.
+"""
+
+import re
 
 import pytest
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -19,8 +25,28 @@ def scripted_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provider, "_local_engine", lambda fields: ScriptedEngine(_reply, fields.model))
 
 
+OPENER = "[TOOL_CALLS]\n"
+CALLS = {
+    "magic_function(input": '[{"name": "magic_function", "arguments": {"input": 3}}]',
+    "magic_function_no_args": '[{"name": "magic_function_no_args", "arguments": {}}]',
+    "greeting_generator": '[{"name": "greeting_generator", "arguments": {"answer_style": "Pirate"}}]',
+    "get_weather": '[{"name": "get_weather", "arguments": {"location": "San Francisco, CA"}}]',
+    "unicode_customer": '[{"name": "unicode_customer", "arguments": {"customer_name": "%s", "description": "a company"}}]',
+    "my_adder_tool": '[{"name": "my_adder_tool", "arguments": {"a": 3, "b": 4}}]',
+}
+
+
 def _reply(prompt: str) -> str:
-    return "Well, thank you."
+    if "punchline" in prompt:
+        return '{"setup": "Why do cats purr?", "punchline": "Because they can."}'
+    if "[TOOL_RESULTS]" in prompt and not prompt.endswith(OPENER):
+        return "Well, that is it."
+    call = next((call for name, call in CALLS.items() if f"- {name}" in prompt), None)
+    if call is None:
+        return "Well, thank you."
+    said = re.search("named '(.*?)'", prompt)
+    call = call.replace("%s", said[1] if said else "")
+    return call if prompt.endswith(OPENER) else OPENER + call
 
 
 class _Scripted:
@@ -48,4 +74,10 @@ class TestUnit(_Scripted, ChatModelUnitTests):
 
 
 class TestIntegration(_Scripted, ChatModelIntegrationTests):
-    pass
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
+
+    @property
+    def supports_anthropic_inputs(self) -> bool:
+        return True
