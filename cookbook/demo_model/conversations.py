@@ -17,7 +17,10 @@ from answers import DEFAULTS, DIALS, Content, Dials, random_dials, render, topic
 from facts import LANGUAGES, Topic, topics
 from passages import passage_task, shape
 from systems import system_text
+from tool_talk import forced_talk, structured_talk, tool_talk
 from unknown import NOUNS, pseudo_word, task, unknown_noun
+
+from karakuri_integrations.conversation import Request
 
 Message = dict[str, Any]
 
@@ -259,6 +262,7 @@ def _long_talk(rng: random.Random, lang: str) -> list[Message]:
 
 
 def _refusal(rng: random.Random, lang: str) -> list[Message]:
+    lang = "ja" if rng.random() < 0.25 else lang  # any characters make a word there, so more has to be seen
     dials = dict(DEFAULTS) if rng.random() < 0.3 else brief_dials(rng)
     return refusal_turn(rng, lang, dials)
 
@@ -296,21 +300,47 @@ def _long_system(rng: random.Random, lang: str) -> list[Message]:
     return [{"role": "system", "content": system}, *talk(rng, lang, rng.choice((2, 3, 4)))]
 
 
+def _tool_talk(rng: random.Random, lang: str) -> Request:
+    return tool_talk(rng, lang)
+
+
+def _tool_drill(rng: random.Random, lang: str) -> Request:
+    return tool_talk(rng, lang, drill=True)
+
+
+def _forced(rng: random.Random, lang: str) -> Request:
+    return forced_talk(rng, lang)
+
+
+def _structured(rng: random.Random, lang: str) -> Request:
+    return structured_talk(rng, lang)
+
+
 # What a conversation is: its maker and its weight in the first and in the second part of the training.
 # Short turns hold many more decisions per token; copying is learned first, from text that means nothing.
 MIXTURE = (
-    (_single, 20, 14), (_pair, 6, 12), (_repeat, 34, 3), (_small_passage, 30, 14), (_refusal, 8, 11),
-    (_chat, 2, 2), (_passage, 0, 36), (_long_talk, 0, 4), (_long_passage, 0, 2), (_long_system, 0, 2),
+    (_single, 20, 10), (_pair, 6, 16), (_repeat, 34, 2), (_small_passage, 30, 8), (_refusal, 8, 16),
+    (_chat, 2, 2), (_passage, 0, 18), (_long_talk, 0, 7), (_long_passage, 0, 1), (_long_system, 0, 2),
+    (_tool_talk, 0, 25), (_tool_drill, 0, 9), (_structured, 0, 12), (_forced, 0, 2),
 )  # fmt: skip
 
 
-def conversation(rng: random.Random, short: bool = False) -> list[Message]:
-    """One training conversation; with short=True one for the first part of the training."""
+def conversation(rng: random.Random, short: bool = False) -> list[Message] | Request:
+    """One training conversation, as messages or, with tools, as a request; short=True: for the first part."""
     lang = rng.choice(LANGUAGES)
     maker = rng.choices([row[0] for row in MIXTURE], [row[1 if short else 2] for row in MIXTURE])[0]
-    messages = maker(rng, lang)
-    if messages[0]["role"] != "system" and rng.random() < 0.15:
+    made = maker(rng, lang)
+    if isinstance(made, Request):
+        return made
+    if made[0]["role"] != "system" and rng.random() < 0.15:
         rules = 0 if short else rng.choice((0, 0, 0, 0, 3, 8))
         system = system_text(rng, rng.choice((lang, lang, lang, "en")), rules)
-        messages.insert(0, {"role": "system", "content": system})
-    return messages
+        made.insert(0, {"role": "system", "content": system})
+    return made
+
+
+def questions_of(made: list[Message] | Request) -> list[str]:
+    """The texts of its user turns."""
+    if isinstance(made, Request):
+        return [message.text for message in made.messages if message.role == "user"]
+    return [message["content"] for message in made if message["role"] == "user"]

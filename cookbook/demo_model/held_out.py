@@ -14,6 +14,7 @@ from typing import Any
 
 N = 8
 FILE = pathlib.Path(__file__).parent / "held_out.json"
+TOOL_FILE = pathlib.Path(__file__).parent / "tool_held_out.json"
 
 
 def grams(text: str, tokenizer: Any) -> set[Any]:
@@ -29,9 +30,15 @@ def questions() -> list[dict[str, str]]:
     return json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else []
 
 
+def tool_questions() -> list[dict[str, Any]]:
+    """The held-out questions for tools: sort, language, tools, question, rounds of calls, answer."""
+    return json.loads(TOOL_FILE.read_text(encoding="utf-8")) if TOOL_FILE.exists() else []
+
+
 @functools.cache
 def _held(key: int, tokenizer: Any) -> frozenset[Any]:
-    return frozenset(g for q in questions() for g in grams(q["text"], tokenizer))
+    texts = [q["text"] for q in questions()] + [q["question"] for q in tool_questions() if q["rounds"]]
+    return frozenset(g for text in texts for g in grams(text, tokenizer))
 
 
 def held_grams(tokenizer: Any) -> frozenset[Any]:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from conversations import conversation
+from conversations import conversation, questions_of
 from prompt import prompt_text
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
@@ -57,7 +57,7 @@ def _make(job: tuple[str, int, int, bool, frozenset]) -> list[tuple[np.ndarray, 
     out: list[tuple[np.ndarray, np.ndarray]] = []
     while len(out) < count:
         messages = conversation(rng, short)
-        if any(m["role"] == "user" and shares(m["content"], tokenizer, grams) for m in messages):
+        if any(shares(text, tokenizer, grams) for text in questions_of(messages)):
             continue
         ids, mask = encode(tokenizer, messages)
         if len(ids) <= WINDOW - 64:
