@@ -1,7 +1,8 @@
 """RemoteEngine: a served model behind its raw completion route. The prompt is rendered here, so every dial arrives.
 
 Knows what one call needs and runs its tries. What a server speaks is in `servers`, what its bytes mean in `exchange`,
-how they travel in `http`, which try is next in `attempts`. Handles are cheap and hold no connection; what is learned of
+how they travel in `http`, which try is next in `attempts`, how one goes in `trying`, and what becomes of a reply that
+must fit a grammar in `held`. Handles are cheap and hold no connection; what is learned of
 a server is kept per process (`knowledge`).
 """
 
@@ -11,33 +12,32 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from .. import __version__
 from ..closing import aclose
-from ..conversation import Control, Piece, Prompt, Sampling, Usage
+from ..conversation import Piece, Prompt, Sampling, Usage
 from ..errors import (
     ContextOverflowError,
-    MessageError,
     OptionError,
-    RemoteConnectionError,
     RemoteError,
-    StreamInterruptedError,
 )
 from ..templates import Family, family_of_model, family_of_template, unknown_model
 from .addresses import Address, addresses_of, basic_authorisation, origin_of
-from .asking import Asker, aread_all, coded, read_all
-from .attempts import Call, Reader, endpoint_failed, raise_unless_whole
+from .asking import Asker
+from .attempts import Call, Reader, endpoint_failed
 from .balancing import Endpoint
 from .chat_route import turns_for
-from .exchange import Exchange, secrets_of
+from .exchange import secrets_of
 from .held import Continuation, plan_of
-from .http import AsyncResponse, Limits, SyncResponse, aopen, close_all, in_thread, open_
+from .http import Limits, close_all, in_thread
 from .knowledge import Known, known_of
 from .remote_arguments import (
+    body_of,
+    check_sampling,
     checked_client,
     checked_extra,
     checked_headers,
@@ -46,14 +46,15 @@ from .remote_arguments import (
     checked_window,
     headers_with,
     merged,
+    text_for,
     warn_of_plain_http,
 )
 from .remote_tokens import is_loaded, tokens_of
 from .servers import Ask, Server, server_of
+from .trying import apieces_of, pieces_of
 
 __all__ = ["RemoteEngine"]
 
-_ASKING: Final = 10.0
 _DEFAULT: Final = Sampling()
 _STANDARD: Final = {
     "Accept": "text/event-stream, application/json",
@@ -236,7 +237,7 @@ class RemoteEngine:
         while True:
             endpoint, exchange = call.next_try()
             reader, failure = call.reader(), None
-            pieces = self._pieces(call, exchange)
+            pieces = pieces_of(call, exchange, self._client)
             try:
                 if reader is None:
                     yield from pieces
@@ -262,34 +263,6 @@ class RemoteEngine:
                 return
             call = then
 
-    def _pieces(self, call: Call, exchange: Exchange) -> Generator[Piece, None, None]:
-        response: SyncResponse | None = None
-        try:
-            try:
-                response = open_(call.request(exchange), exchange.limits, exchange.wait(), self._client)
-                good = exchange.begin(response.status, response.headers)
-                if not good:
-                    raise exchange.refused(response.status, read_all(response))
-            except TimeoutError:
-                raise exchange.late() from None
-            while not exchange.done:
-                try:
-                    chunk = response.read(exchange.wait())
-                except TimeoutError:
-                    raise_unless_whole(exchange.expired())
-                except StreamInterruptedError as error:
-                    raise_unless_whole(exchange.cut(error), error)
-                else:
-                    yield from exchange.push(chunk)
-                    if not chunk:
-                        response.finish()
-        except RemoteConnectionError as error:
-            raise exchange.signed(error) from error.__cause__
-        finally:
-            if response is not None:
-                response.close()
-        yield exchange.final
-
     async def astream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Piece]:
         """As `stream`, natively async."""
         if self._must_ask(sampling):
@@ -299,7 +272,7 @@ class RemoteEngine:
         while True:
             endpoint, exchange = call.next_try()
             reader, failure = call.reader(), None
-            pieces = self._apieces(call, exchange)
+            pieces = apieces_of(call, exchange, self._async_client)
             try:
                 async for piece in pieces:
                     if reader is None:
@@ -327,36 +300,6 @@ class RemoteEngine:
                 return
             call = then
 
-    async def _apieces(self, call: Call, exchange: Exchange) -> AsyncGenerator[Piece, None]:
-        response: AsyncResponse | None = None
-        try:
-            try:
-                request = await call.arequest(exchange)
-                response = await aopen(request, exchange.limits, exchange.wait(), self._async_client)
-                good = exchange.begin(response.status, response.headers)
-                if not good:
-                    raise exchange.refused(response.status, await aread_all(response))
-            except TimeoutError:
-                raise exchange.late() from None
-            while not exchange.done:
-                try:
-                    chunk = await response.read(exchange.wait())
-                except TimeoutError:
-                    raise_unless_whole(exchange.expired())
-                except StreamInterruptedError as error:
-                    raise_unless_whole(exchange.cut(error), error)
-                else:
-                    for piece in exchange.push(chunk):
-                        yield piece
-                    if not chunk:
-                        response.finish()
-        except RemoteConnectionError as error:
-            raise exchange.signed(error) from error.__cause__
-        finally:
-            if response is not None:
-                response.close()
-        yield exchange.final
-
     def _must_ask(self, sampling: Sampling) -> bool:
         """Whether preparing a call may contact the server or read files."""
         server = self._named or self._state().server
@@ -379,7 +322,7 @@ class RemoteEngine:
         plan = plan_of(prompt.grammar, server, origin_of(self._urls[0]))
         if self._model is None or self._needs_window(server, sampling):
             asker.identify(named)
-        _check_sampling(server, sampling)
+        check_sampling(server, sampling)
         tokens = self._tokens()
         ids = tokens.encode(prompt) if tokens is not None else None
         room = self._room(prompt, ids, sampling, server, asker, clip=first is not None)
@@ -391,14 +334,14 @@ class RemoteEngine:
         elif ids is not None and server.takes_ids:
             ask = replace(ask, prompt=ids)
         else:
-            ask = replace(ask, prompt=_text(prompt, server))
+            ask = replace(ask, prompt=text_for(prompt, server))
         return Call(
             known=self._state(),
             server=server,
             prompt=prompt,
             sampling=sampling,
             plan=plan,
-            body=_body(merged(merged(server.body(ask), plan.additions), self._extra)),
+            body=body_of(merged(merged(server.body(ask), plan.additions), self._extra)),
             headers=self._headers,
             secrets=self._secrets,
             limits=replace(self._limits, total=sampling.timeout),
@@ -490,30 +433,3 @@ class RemoteEngine:
         """
         self._state().forget()
         close_all()
-
-
-def _check_sampling(server: Server, sampling: Sampling) -> None:
-    for one in fields(Sampling):
-        if one.name in ("max_tokens", "timeout", "stop") or one.name in server.sampling:
-            continue  # stop strings are cut here in any case
-        if getattr(sampling, one.name) != getattr(_DEFAULT, one.name):
-            raise OptionError(f"{server.name} does not know {one.name}; leave it out, or name another server=")
-
-
-def _text(prompt: Prompt, server: Server) -> str:
-    segments = prompt.segments
-    if server.adds_bos and segments and segments[0] == Control("<s>"):
-        segments = segments[1:]
-    return replace(prompt, segments=segments).text
-
-
-def _body(body: Mapping[str, Any]) -> bytes:
-    try:
-        return coded(body)
-    except UnicodeEncodeError as error:
-        raise MessageError(
-            f"the text holds half a surrogate pair (U+{ord(error.object[error.start]):04X}), which is no character; "
-            "decode the input with errors='replace'"
-        ) from None
-    except (TypeError, ValueError):
-        raise OptionError("extra_body holds a value that JSON cannot write") from None

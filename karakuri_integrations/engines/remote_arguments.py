@@ -1,18 +1,23 @@
-"""The arguments of RemoteEngine beside the address: checked before anything is sent."""
+"""What RemoteEngine and its calls are given, checked before anything is sent, and written as requests need it."""
 
 from __future__ import annotations
 
 import functools
 import warnings
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Final
 
 from ..attributes import NAMES
-from ..errors import OptionError
+from ..conversation import Control, Prompt, Sampling
+from ..errors import MessageError, OptionError
+from .asking import coded
 from .http import Limits
+from .servers import Server
 
 __all__ = [
+    "body_of",
+    "check_sampling",
     "checked_client",
     "checked_extra",
     "checked_headers",
@@ -21,6 +26,7 @@ __all__ = [
     "checked_window",
     "headers_with",
     "merged",
+    "text_for",
     "warn_of_plain_http",
 ]
 
@@ -29,6 +35,7 @@ _OWN_KEYS: Final = frozenset(
 )
 _OWN_HEADERS: Final = frozenset({"content-type", "accept-encoding", "content-length", "transfer-encoding", "host"})
 _LONGEST: Final = 1_000_000
+_DEFAULT: Final = Sampling()
 
 
 @functools.lru_cache(maxsize=256)
@@ -124,3 +131,33 @@ def checked_window(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise OptionError(f"context_window must be an integer of at least 1, got {value!r:.40}")
     return value
+
+
+def check_sampling(server: Server, sampling: Sampling) -> None:
+    """Raise OptionError for a field that the server does not know."""
+    for one in fields(Sampling):
+        if one.name in ("max_tokens", "timeout", "stop") or one.name in server.sampling:
+            continue  # stop strings are cut here in any case
+        if getattr(sampling, one.name) != getattr(_DEFAULT, one.name):
+            raise OptionError(f"{server.name} does not know {one.name}; leave it out, or name another server=")
+
+
+def text_for(prompt: Prompt, server: Server) -> str:
+    """The prompt as text, without the BOS that the server adds."""
+    segments = prompt.segments
+    if server.adds_bos and segments and segments[0] == Control("<s>"):
+        segments = segments[1:]
+    return replace(prompt, segments=segments).text
+
+
+def body_of(body: Mapping[str, Any]) -> bytes:
+    """The body's bytes; what cannot be written is named."""
+    try:
+        return coded(body)
+    except UnicodeEncodeError as error:
+        raise MessageError(
+            f"the text holds half a surrogate pair (U+{ord(error.object[error.start]):04X}), which is no character; "
+            "decode the input with errors='replace'"
+        ) from None
+    except (TypeError, ValueError):
+        raise OptionError("extra_body holds a value that JSON cannot write") from None
