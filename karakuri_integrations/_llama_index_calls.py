@@ -7,16 +7,21 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from contextlib import closing
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from ._llama_index_messages import Answer, Answers, whole
-from ._llama_index_tools import Offer
+from llama_index.core.base.llms.types import ChatMessage
+
+from ._llama_index_messages import Answer, Answers, to_messages, whole
+from ._llama_index_tools import Offer, tool_options
 from .closing import aclosing
 from .conversation import Delta, Message
 from .generation import fold
 from .provider import Call, Provider
 
-__all__ = ["Plan", "acloses", "acollect", "astream", "closes", "collect", "stream"]
+if TYPE_CHECKING:
+    from llama_index.core.tools.types import BaseTool
+
+__all__ = ["Plan", "PreparesTools", "acloses", "acollect", "astream", "closes", "collect", "stream"]
 
 _T = TypeVar("_T")
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -81,6 +86,28 @@ async def _aitems(call: Call, answers: Answers, view: Callable[[Answer], _T]) ->
     async with aclosing(cast("AsyncGenerator[Delta, None]", call.astream())) as deltas:
         async for delta in deltas:
             yield view(answers.push(delta))
+
+
+class PreparesTools:
+    """The arguments of `chat_with_tools` as those of `chat`.
+
+    Apart from the model's class: LlamaIndex makes a span of each implementation of an abstract method in a class of its
+    own, and traces would show it as a second LLM call.
+    """
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        user = [] if user_msg is None else to_messages(user_msg)
+        options = tool_options(tools, allow_parallel_tool_calls, tool_required, kwargs)
+        return {"messages": [*(chat_history or []), *user], **options}
 
 
 def closes(method: _Method) -> _Method:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
 from llama_index.core.base.llms.types import (
@@ -27,7 +27,7 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_serializer
 
-from ._llama_index_calls import Plan, acloses, acollect, astream, closes, collect, stream
+from ._llama_index_calls import Plan, PreparesTools, acloses, acollect, astream, closes, collect, stream
 from ._llama_index_fields import (
     NOT_PICKLED,
     can_pickle,
@@ -42,15 +42,12 @@ from ._llama_index_fields import (
 )
 from ._llama_index_messages import Answer, to_messages, to_values
 from ._llama_index_structured import StructuredPredict
-from ._llama_index_tools import checked_selections, offered, tool_options
+from ._llama_index_tools import checked_selections, offered
 from .attributes import AttributeLike, PolicyMode
 from .conversation import ToolLanguage
 from .errors import OptionError
 from .provider import OverflowPolicy, Provider, check_options, unknown_option
 from .templates import TemplateTokens
-
-if TYPE_CHECKING:
-    from llama_index.core.tools.types import BaseTool
 
 __all__ = ["KarakuriLLM"]
 
@@ -62,7 +59,7 @@ def _limits(helper: object, *names: str) -> dict[str, Any]:
     return {} if helper is None else {name: getattr(helper, name) for name in names}
 
 
-class KarakuriLLM(StructuredPredict):
+class KarakuriLLM(PreparesTools, StructuredPredict):
     """KARAKURI LM Chat in LlamaIndex, steered by nine attributes from 0 to 4.
 
     Install with `pip install "karakuri-integrations[llama-index,local]"`.
@@ -351,20 +348,6 @@ class KarakuriLLM(StructuredPredict):
         self._provider.engine().close()
 
     # -- tools -------------------------------------------------------------------------------------------------------
-
-    def _prepare_chat_with_tools(
-        self,
-        tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
-        verbose: bool = False,
-        allow_parallel_tool_calls: bool = False,
-        tool_required: bool = False,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        user = [] if user_msg is None else to_messages(user_msg)
-        options = tool_options(tools, allow_parallel_tool_calls, tool_required, kwargs)
-        return {"messages": [*(chat_history or []), *user], **options}
 
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
