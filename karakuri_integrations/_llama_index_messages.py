@@ -13,7 +13,7 @@ prompt (they do print `additional_kwargs`). An assistant message without a recor
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -92,7 +92,23 @@ def to_values(messages: Sequence[ChatMessage], provider: Provider) -> list[Messa
             that is not the assistant's.
         AttributeConfigError: attributes of a message that are not valid or not allowed.
     """
-    return [_value(message, provider, index) for index, message in enumerate(messages)]
+    echoes = set(_echoes(messages))
+    return [_value(message, provider, index) for index, message in enumerate(messages) if index not in echoes]
+
+
+def _echoes(messages: Sequence[ChatMessage]) -> Iterator[int]:
+    """Where FunctionAgent repeats as the assistant's a result that was to be the answer, and goes on all the same.
+
+    It does so after the error of a tool that returns directly; the model itself said nothing there.
+    """
+    for index, message in enumerate(messages):
+        identity = message.additional_kwargs.get("tool_call_id")
+        if index == 0 or identity is None or _ROLES[message.role] != "assistant":
+            continue
+        before, after = messages[index - 1], messages[index + 1 : index + 2]
+        repeats = before.additional_kwargs.get("tool_call_id") == identity and before.content == message.content
+        if repeats and all(_ROLES[one.role] == "assistant" for one in after):
+            yield index
 
 
 def _value(message: ChatMessage, provider: Provider, index: int) -> Message:

@@ -20,7 +20,7 @@ from llama_index.core.instrumentation.events.llm import (
 )
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.output_parsers import PydanticOutputParser
-from llama_index.core.program import LLMTextCompletionProgram
+from llama_index.core.program import FunctionCallingProgram, LLMTextCompletionProgram
 from llama_index.core.program.utils import get_program_for_llm
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.types import BasePydanticProgram, PydanticProgramMode
@@ -136,8 +136,10 @@ class StructuredPredict(FunctionCallingLLM):
                 **options,
                 "response_format": response_format(output_cls),
             }
-        if mode is PydanticProgramMode.OPENAI:
-            mode = PydanticProgramMode.FUNCTION
+        if mode in (PydanticProgramMode.OPENAI, PydanticProgramMode.FUNCTION):
+            # LlamaIndex's program forces the call in its streams only if it is told so.
+            program = FunctionCallingProgram.from_defaults(output_cls, prompt=prompt, llm=self, tool_choice="required")
+            return program, options
         return get_program_for_llm(output_cls, prompt, self, pydantic_program_mode=mode), options
 
 
