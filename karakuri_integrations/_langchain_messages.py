@@ -32,7 +32,7 @@ from .errors import AttributeConfigError, MessageError
 from .generation import fold
 from .provider import Call, Provider
 
-__all__ = ["PROVIDER", "to_chunk", "to_prompt_value", "to_result", "to_values"]
+__all__ = ["PROVIDER", "to_chunks", "to_prompt_value", "to_result", "to_values"]
 
 #: What traces call us; LangChain compares `model_provider` of a reply with it.
 PROVIDER: Final = "karakuri"
@@ -226,15 +226,25 @@ def to_result(deltas: Sequence[Delta], call: Call) -> ChatResult:
     return ChatResult(generations=[ChatGeneration(message=message)])
 
 
-def to_chunk(delta: Delta, call: Call) -> ChatGenerationChunk:
-    """One piece of a stream; usage and metadata stand on the last, once (LangChain would add them up)."""
-    if delta.finish_reason is None:
-        return ChatGenerationChunk(message=AIMessageChunk(content=delta.text, tool_call_chunks=chunks_of(delta)))
-    message = AIMessageChunk(
-        content=delta.text,
-        tool_call_chunks=chunks_of(delta),
-        usage_metadata=_usage(delta.usage),
-        response_metadata=_metadata(call, delta.finish_reason),
-        chunk_position="last",
-    )
-    return ChatGenerationChunk(message=message)
+def to_chunks(delta: Delta, call: Call, *, first_index: int = 0) -> Iterator[ChatGenerationChunk]:
+    """One piece of a stream; usage and metadata stand on the last, once (LangChain would add them up).
+
+    Text, calls and the end come in chunks of their own: as content blocks, calls are only seen where they stand alone.
+    `first_index` is that of the first call; in blocks, text before it has one too.
+    """
+    fragments = chunks_of(delta, first_index)
+    if delta.text and (fragments or delta.finish_reason is None):
+        yield _chunk(content=delta.text)
+    if fragments:
+        yield _chunk(content="", tool_call_chunks=fragments)
+    if delta.finish_reason is not None:
+        yield _chunk(
+            content="" if fragments else delta.text,
+            usage_metadata=_usage(delta.usage),
+            response_metadata=_metadata(call, delta.finish_reason),
+            chunk_position="last",
+        )
+
+
+def _chunk(**fields: Any) -> ChatGenerationChunk:
+    return ChatGenerationChunk(message=AIMessageChunk(**fields))

@@ -167,17 +167,19 @@ def invalid_calls_in(calls: Sequence[ToolCall]) -> list[InvalidToolCall]:
     ]
 
 
-def chunks_of(delta: Delta) -> list[ToolCallChunk]:
+def chunks_of(delta: Delta, first_index: int = 0) -> list[ToolCallChunk]:
     """The fragments of calls that a delta holds, one per call: langchain-core merges chunks, not within one."""
     found: dict[int, ToolCallChunk] = {}
     for one in delta.fragments:
-        chunk = found.setdefault(one.index, tool_call_chunk(args="", index=one.index))
+        chunk = found.setdefault(one.index, tool_call_chunk(args=""))
         chunk["name"] = one.name if chunk["name"] is None else chunk["name"]
         chunk["id"] = one.id if chunk["id"] is None else chunk["id"]
         chunk["args"] = f"{chunk['args']}{one.arguments}"
     for place, call in enumerate(delta.calls):
         if call.error is not None:
             _spoil(found, place, call)
+    for place, chunk in found.items():
+        chunk["index"] = first_index + place
     return [found[place] for place in sorted(found)]
 
 
@@ -187,14 +189,10 @@ def _spoil(found: dict[int, ToolCallChunk], place: int, call: ToolCall) -> None:
     langchain-core completes the JSON of chunks, so a call that was cut would count as whole and be run. A bracket that
     closes nothing keeps it from that; it is the only part of the text that the model did not write.
     """
-    known = tool_call_chunk(args="", index=place) if call.name else _unnamed(place, call)
+    # A call whose name was never known has had no fragments.
+    known = tool_call_chunk(args="") if call.name else tool_call_chunk(args=call.arguments, id=call.id)
     chunk = found.setdefault(place, known)
     chunk["args"] = f"{chunk['args']}{_end_of_no_object(call.arguments)}"
-
-
-def _unnamed(place: int, call: ToolCall) -> ToolCallChunk:
-    """A call whose name was never known has had no fragments."""
-    return tool_call_chunk(args=call.arguments, id=call.id, index=place)
 
 
 def _end_of_no_object(text: str) -> str:

@@ -38,7 +38,7 @@ from ._langchain_fields import (
     shown_attributes,
     shown_tools,
 )
-from ._langchain_messages import PROVIDER, to_chunk, to_prompt_value, to_result, to_values
+from ._langchain_messages import PROVIDER, to_chunks, to_prompt_value, to_result, to_values
 from ._langchain_structured import bound_options, parsed_by
 from ._langchain_tools import as_openai, check_bound
 from .attributes import AttributeLike, AttributePolicy, SteeringAttributes
@@ -373,7 +373,7 @@ class ChatKarakuri(BaseChatModel):
             call = provider.prepare(to_values(messages, provider), call_options(stop, kwargs))
             with closing(cast("Any", call.stream())) as deltas:
                 for delta in deltas:
-                    yield to_chunk(delta, call)
+                    yield from to_chunks(delta, call, first_index=self._first_index)
 
     @override
     def _astream(
@@ -396,7 +396,13 @@ class ChatKarakuri(BaseChatModel):
             call = await provider.aprepare(to_values(messages, provider), call_options(stop, kwargs))
             async with aclosing(cast("Any", call.astream())) as deltas:
                 async for delta in deltas:
-                    yield to_chunk(delta, call)
+                    for chunk in to_chunks(delta, call, first_index=self._first_index):
+                        yield chunk
+
+    @property
+    def _first_index(self) -> int:
+        """Of calls in a stream. As content blocks they are counted with the text, which langchain-core gives 0."""
+        return 1 if self.output_version == "v1" else 0
 
     @override
     async def astream(
