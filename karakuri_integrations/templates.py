@@ -400,23 +400,31 @@ def _language(request: Request) -> Literal["ja", "en"]:
 
 
 def _in_plain_turns(messages: Iterable[Message], syntax: Syntax) -> Iterator[Message]:
-    """Calls and results as the text that the syntax writes for them."""
+    """Calls and results as the text that the syntax writes for them.
+
+    Results carry what the question asked for on its message: the reply that follows them still answers it.
+    """
     names: dict[str, str] = {}
     results: list[Result] = []
     last: Message | None = None
+    asked, before = None, ""
     for message in messages:
         if message.role == "tool":
             name = names.get(message.call_id) or message.name or "tool"
             results.append(Result(name, message.text, message.failed))
-            last = message
+            last, before = message, message.role
             continue
         if last is not None:
-            yield Message("user", syntax.write_results(results), None, last.index)
+            again = asked if message.role != "user" else None  # a question that follows them is a turn of its own
+            yield Message("user", syntax.write_results(results), again, last.index)
             results, last = [], None
+        if message.role == "user" and (message.attributes is not None or before != "user"):
+            asked = message.attributes
+        before = message.role
         names |= {call.id: call.name for call in message.calls if call.id}
         yield _with_calls(message, syntax) if message.calls else message
     if last is not None:
-        yield Message("user", syntax.write_results(results), None, last.index)
+        yield Message("user", syntax.write_results(results), asked, last.index)
 
 
 def _with_calls(message: Message, syntax: Syntax) -> Message:

@@ -153,6 +153,17 @@ def test_results_merge_with_the_user_text_that_follows_and_keep_its_dials() -> N
     assert said.attributes == SteeringAttributes(verbosity=0)
 
 
+def test_the_dials_of_a_question_steer_the_answer_after_its_tools() -> None:
+    step = (Message("assistant", "", calls=(CALL,)), Message("tool", "晴れ", call_id="1"))
+    asked = Message("user", "hi", {"verbosity": 0})
+    said = prompt(asked, *step, *step)
+    assert said.attributes == SteeringAttributes(verbosity=0)
+    assert said.text.count("verbosity: 0") == 3
+    later = prompt(asked, *step, Message("user", "and?"))
+    assert later.attributes == SteeringAttributes()
+    assert prompt(asked, *step, Message("user", "and?"), *step).text.count("verbosity: 0") == 1
+
+
 def test_a_call_that_ends_the_conversation_asks_nothing() -> None:
     with pytest.raises(MessageError) as found:
         prompt(Message("user", "hi"), Message("assistant", "", calls=(CALL,)))
