@@ -2,6 +2,7 @@
 
 import json
 from datetime import date
+from itertools import pairwise
 from typing import Annotated, Any, Literal, TypedDict
 
 import pytest
@@ -146,7 +147,7 @@ def test_dicts_grow_and_instances_come_whole(method: str) -> None:
     setups = [one["setup"] for one in grown if "setup" in one]
     assert [one for one in dict.fromkeys(setups) if one] == ["a", "ab", "abc"]
     assert grown[-1] == {"setup": "abc", "rating": 3}
-    assert all(one != other for one, other in zip(grown, grown[1:], strict=False))
+    assert all(one != other for one, other in pairwise(grown))
     assert list(scripted(value).with_structured_output(Joke, method=method).stream("q")) == [
         Joke(setup="abc", rating=3)
     ]
