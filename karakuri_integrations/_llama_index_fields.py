@@ -15,7 +15,7 @@ from pydantic import SecretStr, ValidationError
 from .attributes import AttributePolicy, SteeringAttributes
 from .conversation import Message, Request, Sampling
 from .errors import OptionError, UnsupportedError
-from .provider import SAMPLING_FIELDS, EngineFields, Provider, without_credentials
+from .provider import SAMPLING_FIELDS, EngineFields, Provider, authorised, without_credentials
 from .templates import FAMILIES, Family, render
 
 __all__ = [
@@ -48,7 +48,7 @@ def checked_address(values: Mapping[str, Any]) -> dict[str, Any]:
         return {"base_url": shown}
     if values.get("api_key"):
         raise OptionError("base_url holds a user name and password and api_key is given; give one of them")
-    headers = {**(values.get("default_headers") or {}), "Authorization": authorisation}
+    headers = authorised(values.get("default_headers"), authorisation)
     return {"base_url": shown, "default_headers": headers, "api_key": None}
 
 

@@ -78,7 +78,7 @@ CODE_ACT_PROMPT: Final = """\
 例:
 <execute>
 area = 3.14 * 5 ** 2
-print(f"面積は {{area}} です")
+print(f"面積は {area} です")
 </execute>
 
 標準ライブラリと前に書いた関数や変数のほかに、次の関数を使えます。

@@ -112,7 +112,9 @@ class JapaneseSelectionOutputParser(SelectionOutputParser):
     """LlamaIndex's parser for selectors, which also reads Japanese keys, full-width text and answers without JSON."""
 
     def format(self, prompt_template: str) -> str:
-        return prompt_template + "\n\n" + SELECTION_FORMAT.replace("{", "{{").replace("}", "}}")
+        """The prompt with the form of the answer; once, though LlamaIndex's multi selector asks for it twice."""
+        # No doubled braces: LlamaIndex's templates show them as they are.
+        return prompt_template if SELECTION_FORMAT in prompt_template else f"{prompt_template}\n{SELECTION_FORMAT}"
 
     def parse(self, output: str) -> Any:
         """The selection.
