@@ -17,7 +17,7 @@ from ._langchain_tools import as_openai
 from .attributes import AttributeLike, AttributePolicy, SteeringAttributes
 from .conversation import Sampling
 from .errors import AttributeConfigError, OptionError, ToolDefinitionError
-from .provider import SAMPLING_FIELDS, check_options, unknown_option, without_credentials
+from .provider import SAMPLING_FIELDS, authorised, check_options, unknown_option, without_credentials
 
 __all__ = [
     "NOT_PICKLED",
@@ -99,7 +99,7 @@ def _address(values: Mapping[str, Any]) -> dict[str, Any]:
         return {"base_url": shown}
     if values.get("api_key"):
         raise OptionError("base_url holds a user name and password and api_key is given; give one of them")
-    headers = {**(values.get("default_headers") or {}), "Authorization": authorisation}
+    headers = authorised(values.get("default_headers"), authorisation)
     return {"base_url": shown, "default_headers": headers, "api_key": None}
 
 

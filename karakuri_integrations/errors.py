@@ -30,7 +30,7 @@ Each message names the value, the rule and the next step, and never holds prompt
         ├── ReplyFormatError (also ValueError)  a reply is not of the form asked for: no call, or JSON that does not fit
         └── RemoteError                  an endpoint failed; `.status`, `.server_text`, `.request_id`, `.url`, `.tries`
             ├── RemoteConnectionError    refused, reset or closed before the first byte of the reply
-            ├── RemoteTimeoutError (also DeadlineError)  `.stage`: connect, pool, first_token, idle or total
+            ├── RemoteTimeoutError (also DeadlineError)  `.stage`: connect, pool, first_token, idle, question, total
             ├── RemoteStatusError        an HTTP status that is no success
             │   ├── RemoteRequestError   400, 413, 422 and other 4xx: the request itself
             │   │   └── RemoteContextOverflowError (also ContextOverflowError)  the server says that it is too long
@@ -282,7 +282,8 @@ class RemoteConnectionError(RemoteError):
 
 
 class RemoteTimeoutError(RemoteError, DeadlineError):
-    """A time limit passed. `stage` is connect, pool, first_token, idle (between two events) or total."""
+    """A time limit passed. `stage` is connect, pool, first_token, idle (between two events), question (what a server is
+    asked beside replies) or total."""
 
     stage: str = "total"
 

@@ -28,6 +28,7 @@ __all__ = [
     "EngineFields",
     "OverflowPolicy",
     "Provider",
+    "authorised",
     "open_engine",
     "without_credentials",
 ]
@@ -163,6 +164,13 @@ def without_credentials(base_url: Any) -> tuple[Any, str | None]:
     from .engines.addresses import split_credentials
 
     return split_credentials(base_url)
+
+
+def authorised(headers: Any, authorisation: str) -> dict[str, Any]:
+    """default_headers with this Authorization."""
+    if headers is not None and not isinstance(headers, Mapping):
+        raise OptionError(f"default_headers must be a mapping, got a {type(headers).__name__}")
+    return {**(headers or {}), "Authorization": authorisation}
 
 
 def _local_engine(fields: EngineFields) -> Engine:

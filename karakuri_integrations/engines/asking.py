@@ -19,6 +19,7 @@ from ..errors import (
     ProtocolError,
     RemoteConnectionError,
     RemoteError,
+    RemoteTimeoutError,
     SteeringLostError,
     StreamInterruptedError,
     UnsupportedError,
@@ -182,7 +183,7 @@ class Asker:
                     return status, answer, exchange
                 pause = 0.0 if others else backoff(len(tried), retry_after(headers))
             except TimeoutError:
-                failure, pause = exchange.late(), 0.0
+                failure, pause = _late(exchange, path, patience), 0.0
             except RemoteError as error:
                 failure, pause = exchange.signed(error), 0.0 if others else backoff(len(tried))
             finally:
@@ -211,6 +212,19 @@ class Asker:
         """For the time limit and the errors of a small request."""
         limits = replace(self.limits, first_token=patience)
         return Exchange(SERVERS["openai"], url, limits, Private(self.secrets, texts), ends_at=self.ends_at)
+
+
+def _late(exchange: Exchange, path: str, patience: float) -> RemoteError:
+    """The error of the limit that has passed; that of a small question is nobody's to set."""
+    error = exchange.late()
+    if patience != _PATIENCE or not isinstance(error, RemoteTimeoutError) or error.stage != "first_token":
+        return error
+    late = RemoteTimeoutError(
+        f"the endpoint did not answer a small question ({path}) within {patience:g} s; look whether it runs, or spare "
+        "it the question: server=, model= and context_window= say what it is, tokenizer= counts here"
+    )
+    late.stage = "question"
+    return exchange.signed(late)
 
 
 def coded(body: Mapping[str, Any]) -> bytes:
