@@ -211,9 +211,7 @@ class Exchange:
             self._finish()
             return None
         if isinstance(error, RemoteError) and not self.began and not self._whole:
-            return self.signed(
-                RemoteConnectionError("the endpoint closed the connection before the reply began; ask again")
-            )
+            return self._closed()
         return self.signed(error) if isinstance(error, RemoteError) else self._interrupted()
 
     def expired(self) -> RemoteError | None:
@@ -291,7 +289,7 @@ class Exchange:
             if self._reason is None:
                 raise self._interrupted() from None
         if self._reason is None:
-            raise self._interrupted() if self.began else self._protocol("is empty")
+            raise self._interrupted() if self.began else self._empty()
         self._finish()
 
     def _finish(self) -> None:
@@ -306,7 +304,7 @@ class Exchange:
         if chunk:
             return
         if not self._whole:
-            raise self._protocol("is empty")
+            raise self._empty()
         self._check_whole(bytes(self._whole))
         yield from self._take(self._event("", bytes(self._whole)))
         if self._reason is None:
@@ -329,6 +327,17 @@ class Exchange:
         """The error with address and request id on it."""
         error.url, error.request_id = self.url, self.request_id
         return error
+
+    def _closed(self) -> RemoteError:
+        return self.signed(
+            RemoteConnectionError("the endpoint closed the connection before the reply began; ask again")
+        )
+
+    def _empty(self) -> RemoteError:
+        """Where nothing said how the body ends, closing was its end: one that came too early, perhaps in the headers,
+        which http.client takes for their end."""
+        told = self.headers.get("content-length") or self.headers.get("transfer-encoding")
+        return self._protocol("is empty") if told else self._closed()
 
     def _protocol(self, what: str) -> RemoteError:
         kind = self.private.scrub(self.headers.get("content-type") or "no content type")[:60]
