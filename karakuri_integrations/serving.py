@@ -352,6 +352,11 @@ def _address(plan: _Plan) -> list[str]:
     return options
 
 
+#: With its default, a model can write white space between two tokens of JSON until max_tokens (vllm#40080); only the
+#: command line can forbid that (vllm#48765), and only where it names the backend (vllm/config/structured_outputs.py).
+_VLLM_GRAMMARS: Final = {"backend": "guidance", "disable_any_whitespace": True}
+
+
 def _vllm(plan: _Plan) -> list[str]:
     asked = plan.asked
     command = [f"vllm serve {shlex.quote(plan.weights)}", _option("--served-model-name", plan.family.name)]
@@ -366,6 +371,7 @@ def _vllm(plan: _Plan) -> list[str]:
         _option("--max-model-len", plan.context),
         _option("--chat-template", plan.template),
         "--enable-prompt-tokens-details",
+        _option("--structured-outputs-config", json.dumps(_VLLM_GRAMMARS)),
         *_address(plan),
     ]
 
@@ -382,6 +388,7 @@ def _sglang(plan: _Plan) -> list[str]:
         _option("--context-length", plan.context),
         _option("--chat-template", plan.template),
         "--enable-cache-report",
+        "--grammar-backend llguidance",  # whose grammars read the style that calls are asked for in
         *_address(plan),
     ]
 

@@ -48,6 +48,7 @@ def test_vllm_on_one_gpu() -> None:
         "--max-model-len": "4096",
         "--chat-template": str(FOLDER / "karakuri-lm-70b-chat-v0.1.jinja"),
         "--enable-prompt-tokens-details": "",
+        "--structured-outputs-config": '{"backend": "guidance", "disable_any_whitespace": true}',
         "--host": "127.0.0.1",
         "--port": "8000",
     }
