@@ -9,10 +9,12 @@ from enum import Enum
 from typing import Any
 
 import pytest
+from llama_index.core import get_response_synthesizer
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.program import FunctionCallingProgram, LLMTextCompletionProgram
 from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
+from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.tools import FunctionTool
 from llama_index.core.types import PydanticProgramMode
 from pydantic import BaseModel, Field, RootModel
@@ -333,3 +335,32 @@ def test_predict_and_call_by_react_where_there_are_no_tools() -> None:
     )
     assert response.response == "5"
     assert len(response.sources) == 1
+
+
+# -- query engines -----------------------------------------------------------------------------------------------------
+
+
+def index() -> Any:
+    from llama_index.core import Document, SummaryIndex
+
+    return SummaryIndex.from_documents([Document(text="清水寺は778年に建てられた。")])
+
+
+async def test_a_query_engine_answers_with_an_object() -> None:
+    llm = scripted(JSON, JSON)
+    engine = index().as_query_engine(llm=llm, output_cls=Temple)
+    assert engine.query("寺は?").response == KIYOMIZU
+    assert (await engine.aquery("寺は?")).response == KIYOMIZU
+    assert "清水寺は778年" in llm.engine.prompts[0]
+
+
+async def test_structured_answer_filtering() -> None:
+    """llama-index-core's tests/response_synthesizers/test_refine.py: an answer that the query does not satisfy is dropped."""
+    answer = '[{"name": "StructuredRefineResponse", "arguments": {"answer": "778年", "query_satisfied": true}}]'
+    none = answer.replace("true", "false")
+    llm = scripted(answer, none, answer)
+    synthesizer = get_response_synthesizer(llm=llm, structured_answer_filtering=True, response_mode="refine")
+    engine = RetrieverQueryEngine(index().as_retriever(), synthesizer)
+    assert str(engine.query("いつ?")) == "778年"
+    assert str(engine.query("いつ?")) == "Empty Response"
+    assert str(await engine.aquery("いつ?")) == "778年"
