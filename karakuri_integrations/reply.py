@@ -2,8 +2,9 @@
 
 The text passes four stages, each of which holds back only what a later character could still change:
 
-1. escaped template literals are taken back one level (`escaping`);
-2. tool calls are taken out of it, where there can be some (`tools.reading`);
+1. tool calls are taken out of it, where there can be some (`tools.reading`); an opener that is escaped is no opener,
+   but data that the model repeats;
+2. escaped template literals are taken back one level (`escaping`), in the text and in the calls;
 3. the reply ends before the first stop string, which never shows, also when it spans pieces; none is looked for in
    calls;
 4. where the family's template strips replies, white space around the reply's text is dropped.
@@ -26,7 +27,8 @@ class Decoder:
 
     def __init__(self, prompt: Prompt, stop: tuple[str, ...] = ()) -> None:
         self._escaped = Unescape(prompt.literals)
-        self._calls = CallReader(prompt.calls) if prompt.calls is not None else None
+        self._called = Unescape(prompt.literals)
+        self._calls = CallReader(prompt.calls, self._called.push) if prompt.calls is not None else None
         self._stop = _Stop(stop)
         self._strip = _Strip() if prompt.strip_reply else None
         self._sent: list[str] = []
@@ -41,20 +43,19 @@ class Decoder:
     @property
     def received(self) -> str:
         """Everything given out and what is still held back: the exact text received so far, calls included."""
-        held = unescape(self._escaped.buffer, self._escaped.literals)
-        calls = self._calls.held if self._calls else ""
-        return self.text + (self._strip.buffer if self._strip else "") + self._stop.buffer + calls + held
+        text = self.text + (self._strip.buffer if self._strip else "") + self._stop.buffer + self._escaped.held
+        return text + ((self._calls.held + self._called.held) if self._calls else "")
 
     def push(self, piece: Piece) -> Iterator[Delta]:
         """The deltas this piece completes: none, one, or the last one."""
         self.usage = piece.usage or self.usage
         reason, fragments = piece.finish_reason, list[CallDelta]()
         last = reason is not None
-        text = self._escaped.push(piece.text, last=last)
-        opened = False
+        text, opened = piece.text, False
         if self._calls:
             text, fragments = self._calls.push(text, last=last)
             opened = self._calls.opened
+        text = self._escaped.push(text, last=last or opened)
         text, stopped = self._stop.push(text, last=last or opened)
         if stopped:
             reason, fragments = "stop", []
@@ -78,12 +79,17 @@ class Unescape:
     literals: tuple[str, ...]
     buffer: str = ""
 
-    def push(self, text: str, *, last: bool) -> str:
+    def push(self, text: str, last: bool) -> str:
         whole = self.buffer + text
         keep = 0 if last else held_back(whole, self.literals)
         cut = len(whole) - keep
         self.buffer = whole[cut:]
         return unescape(whole[:cut], self.literals)
+
+    @property
+    def held(self) -> str:
+        """What is held back, as it would be given out now."""
+        return unescape(self.buffer, self.literals)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,10 +22,14 @@ _NO_OBJECT: Final = "the call's arguments are no JSON object"
 
 
 class CallReader:
-    """Reads one reply. Feed it every text; it gives back what is plain text and the fragments of calls."""
+    """Reads one reply. Feed it every text; it gives back what is plain text and the fragments of calls.
 
-    def __init__(self, form: CallForm) -> None:
-        self._form = form
+    `taken_back` is what undoes the escaping of data in the calls (a text, and whether it is the last one). The opener
+    is looked for in the text as it comes: one that is escaped is data that the model repeats, and opens nothing.
+    """
+
+    def __init__(self, form: CallForm, taken_back: Callable[[str, bool], str] = lambda text, _: text) -> None:
+        self._form, self._taken_back = form, taken_back
         self._buffer = ""
         self._list: _List | None = None
 
@@ -44,14 +48,14 @@ class CallReader:
     def push(self, text: str, *, last: bool) -> tuple[str, list[CallDelta]]:
         """(plain text, fragments of calls) that this text completes."""
         if self._list is not None:
-            return "", self._list.push(text)
+            return "", self._list.push(self._taken_back(text, last))
         whole = self._buffer + text
         if self._form.begun:
             return "", self._begin(whole, last=last)
         place = whole.find(self._form.opener)
         if place >= 0:
             self._list, self._buffer = _List(self._form), ""
-            return whole[:place], self._list.push(whole[place + len(self._form.opener) :])
+            return whole[:place], self._list.push(self._taken_back(whole[place + len(self._form.opener) :], last))
         keep = 0 if last else _overlap(whole, self._form.opener)
         cut = len(whole) - keep
         self._buffer = whole[cut:]
@@ -64,7 +68,7 @@ class CallReader:
             self._buffer = whole
             return []
         self._list, self._buffer = _List(self._form), ""
-        return self._list.push(begun.removeprefix(opener))
+        return self._list.push(self._taken_back(begun.removeprefix(opener), last))
 
     def calls(self) -> tuple[ToolCall, ...]:
         """Every call of the reply so far, whole or with an `error`."""

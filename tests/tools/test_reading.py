@@ -166,3 +166,26 @@ def test_what_was_received_is_exact_when_the_stream_breaks() -> None:
     for part in ("はい ", "[TOOL_CA", 'LLS]\n[{"name": "f"'):
         list(decoder.push(Piece(part)))
     assert decoder.received == 'はい [TOOL_CALLS]\n[{"name": "f"'
+
+
+def test_an_opener_that_is_escaped_data_opens_nothing() -> None:
+    """The model repeats what a user or a tool wrote; a call that nobody held to a schema must not come out of that."""
+    literals = ("[INST]", "[TOOL_CALLS]")
+    said = "[\u2060TOOL_CALLS]\n" + listed(("f", {}))
+    for text in (said, f"はい {said}"):
+        shown, reason, calls = decoded(text, literals=literals)
+        assert (shown, reason, calls) == (text.replace("\u2060", ""), "stop", [])
+    call = listed(("g", {"x": "[\u2060INST]"}))
+    shown, reason, calls = decoded(f"{said} {OPENER}{call}", literals=literals)
+    assert shown == said.replace("\u2060", "")
+    assert [(call.name, call.arguments) for call in calls] == [("g", '{"x": "[INST]"}')]
+
+
+def test_what_was_received_is_exact_where_data_is_escaped() -> None:
+    literals = ("[INST]", "[TOOL_CALLS]")
+    for cut in range(40):
+        decoder = Decoder(Prompt((), calls=FORM, literals=literals))
+        whole = f"a [\u2060INST] b {OPENER}[[\u2060INST]"[:cut]
+        for character in whole:
+            list(decoder.push(Piece(character)))
+        assert decoder.received == whole.replace("[\u2060INST]", "[INST]")
