@@ -17,7 +17,7 @@ from answers import DEFAULTS, DIALS, Content, Dials, random_dials, render, topic
 from facts import LANGUAGES, Topic, topics
 from passages import passage_task, shape
 from systems import system_text
-from tool_talk import forced_talk, structured_talk, tool_talk
+from tool_talk import forced_talk, list_practice, many_calls, structured_talk, tool_talk
 from unknown import NOUNS, pseudo_word, task, unknown_noun
 
 from karakuri_integrations.conversation import Request
@@ -316,12 +316,21 @@ def _structured(rng: random.Random, lang: str) -> Request:
     return structured_talk(rng, lang)
 
 
+def _list_practice(rng: random.Random, lang: str) -> Request:
+    return list_practice(rng, lang)
+
+
+def _many_calls(rng: random.Random, lang: str) -> Request:
+    return many_calls(rng, lang)
+
+
 # What a conversation is: its maker and its weight in the first and in the second part of the training.
 # Short turns hold many more decisions per token; copying is learned first, from text that means nothing.
 MIXTURE = (
     (_single, 20, 10), (_pair, 6, 16), (_repeat, 34, 2), (_small_passage, 30, 8), (_refusal, 8, 16),
     (_chat, 2, 2), (_passage, 0, 18), (_long_talk, 0, 7), (_long_passage, 0, 1), (_long_system, 0, 2),
-    (_tool_talk, 0, 25), (_tool_drill, 0, 9), (_structured, 0, 12), (_forced, 0, 2),
+    (_tool_talk, 0, 25), (_tool_drill, 0, 9), (_structured, 0, 10), (_forced, 0, 1),
+    (_list_practice, 0, 3), (_many_calls, 0, 10),
 )  # fmt: skip
 
 

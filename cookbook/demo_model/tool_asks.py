@@ -87,6 +87,9 @@ def draw_fields(rng: random.Random, lang: str, count: int, held: bool, kinds: st
         if rng.random() < 0.25:
             name = pseudo_word(rng, "en").lower() if lang == "en" or rng.random() < 0.5 else words.japanese(rng)
             said = name
+            if name.isascii() and rng.random() < 0.6:
+                said = words.some_words(rng, 2)
+                name = words.cased(rng, [said])
         elif "_" in name and rng.random() < 0.3:
             name = words.cased(rng, name.split("_"))
         elif lang == "ja" and rng.random() < 0.15:
@@ -224,10 +227,12 @@ def _attribute(rng: random.Random, lang: str, held: bool) -> tuple[str, str]:
     if held:
         return english, english if lang == "en" else japanese
     roll = rng.random()
-    if roll < 0.3:
-        word = pseudo_word(rng, "en").lower()
+    if roll < 0.4:
+        word = pseudo_word(rng, "en").lower() if roll < 0.15 else words.some_words(rng, 2)
+        if lang == "ja" and roll > 0.3:
+            word = rng.choice(words.pool("ja"))
         return word, word
-    if roll < 0.55:
+    if roll < 0.6:
         word = rng.choice(ATTRIBUTES[lang].split(","))
         return word, word
     return english, english if lang == "en" else japanese
@@ -479,7 +484,9 @@ def action_ask(rng: random.Random, lang: str, held: bool = False) -> Ask:
     verb, past, verb_ja = words.row(rng, words.VERBS, held)
     noun, noun_ja = words.row(rng, words.OBJECTS, held)
     if not held and rng.random() < 0.2:
-        noun = noun_ja = pseudo_word(rng, "en").lower() if lang == "en" else words.japanese(rng)
+        noun = noun_ja = words.japanese(rng)
+        if lang == "en":
+            noun = pseudo_word(rng, "en").lower() if rng.random() < 0.4 else rng.choice(words.pool("en"))
     parts = rng.choice(
         (
             [verb, noun],

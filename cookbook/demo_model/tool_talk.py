@@ -324,3 +324,42 @@ def _json_request(talk: Talk, schema: dict[str, Any]) -> Request:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+# --- dense practice -------------------------------------------------------------------------------------------------
+
+_LISTS = {
+    "en": "List these: {l}|{l}|Put in a list: {l}.|Items: {l}|Keep {l}.|We need {l}.|There are {l}.|Names: {l}",
+    "ja": "一覧にして：{l}|{l}|{l}をまとめて|{l}があります。|項目：{l}|{l}です。|名前：{l}。",
+}
+
+
+def list_practice(rng: random.Random, lang: str) -> Request:
+    """Many values as a JSON list: a value begins with other tokens behind a quotation mark than in a sentence."""
+    talk, dials = Talk(rng, lang), _dials(rng, True)
+    key = rng.choice(("items", "names", "values", "list", pseudo_word(rng, "en").lower()))
+    schema = {"type": "object", "properties": {key: {"type": "array", "items": {"type": "string"}}}, "required": [key]}
+    for _ in range(rng.choice((1, 2, 3))):
+        kinds = ("person", "word", "place", "any", "phrase", "code", "email", "date", "text")
+        found = [str(words.value(rng, rng.choice(kinds), lang)).replace(", ", " ") for _ in range(rng.randrange(3, 15))]
+        if rng.random() < 0.3:
+            found = [words.nonsense(rng) if rng.random() < 0.6 else one for one in found]
+        mark = rng.choice((", ", ", ", "; ", "\n", " / ") if lang == "en" else ("、", "、", ", ", "\n", "と"))
+        text = rng.choice(_LISTS[lang].split("|")).format(l=mark.join(found))
+        talk.say("user", text, dials)
+        talk.say("assistant", _json({key: found}), dials)
+    return _request(talk, Tooling(schema=_json({**schema, "additionalProperties": False}), language=_words(rng)))
+
+
+def many_calls(rng: random.Random, lang: str) -> Request:
+    """Two to five questions at once, each for another tool: all are called in their order."""
+    talk, tools = Talk(rng, lang), None
+    while tools is None:
+        asks = [made for made in (ask(rng, lang) for _ in range(rng.choice((2, 3, 3, 4, 5)))) if len(made.rounds) == 1]
+        tools = tools_for(rng, lang, asks, rng.choice((2, 3, 4, 5, 6)), False) if len(asks) > 1 else None
+    stop = "." if lang == "en" else "。"
+    parts = [one.question if one.question[-1] in ".?!。？！" else one.question + stop for one in asks]
+    dials = _dials(rng, False)
+    talk.say("user", rng.choice((" ", "\n")).join(parts), dials)
+    talk.call(tuple(step for one in asks for step in one.rounds[0]), dials)
+    return _request(talk, Tooling(tools, language=_words(rng)))

@@ -6,9 +6,12 @@ that it is given instead of knowing it.
 
 from __future__ import annotations
 
+import functools
 import random
+import re
 from typing import Any
 
+from facts import topics
 from passages import ATTRIBUTES, THINGS
 from scrambled import _HIRAGANA
 from unknown import _KANJI, NOUNS, pseudo_word
@@ -71,10 +74,30 @@ def cased(rng: random.Random, words: list[str]) -> str:
     return parts[0] + "".join(part.capitalize() for part in parts[1:])
 
 
+@functools.cache
+def pool(lang: str) -> list[str]:
+    """English words, or two to five Japanese characters in a row, that name nothing that is held out."""
+    held = " ".join(table[1] for table in (LOOKUPS, PARAMETERS, VERBS, OBJECTS, ENUMS)).lower()
+    text = " ".join(pair[lang].replace("{S}", "") for topic in topics() for _, pair in topic.sentences)
+    if lang == "en":
+        found = re.findall(r"[a-z]{2,}", (text + " " + NOUNS["en"][0] + " " + ATTRIBUTES["en"]).lower())
+    else:
+        parts = re.findall(r"[\u3040-\u30ff\u4e00-\u9fff]{2,}", text)
+        found = [part[at : at + 2 + at % 4] for part in parts for at in range(len(part) - 1)]
+    return sorted({word for word in found if word not in held})
+
+
+def some_words(rng: random.Random, most: int = 3) -> str:
+    """One to `most` English words in no order."""
+    return " ".join(rng.choice(pool("en")) for _ in range(rng.randrange(1, most + 1)))
+
+
 def nonsense(rng: random.Random) -> str:
     """A name that says nothing."""
     word = pseudo_word(rng, "en").lower()
     roll = rng.random()
+    if rng.random() < 0.45:
+        return cased(rng, [some_words(rng)] if roll < 0.7 else [word, some_words(rng, 1)])
     if roll < 0.3:
         return word + rng.choice(("", "ify", "ize", "er", "_it"))
     ends = ("function", "tool", "value", "op", "calc", "thing", "no_input", "2", "v3", "step", "check", "map")
@@ -100,6 +123,8 @@ def unusual(rng: random.Random) -> str:
 def japanese(rng: random.Random) -> str:
     """A Japanese name or phrase of every script."""
     roll = rng.random()
+    if rng.random() < 0.3:
+        return rng.choice(pool("ja"))
     if roll < 0.35:
         return pseudo_word(rng, "ja")
     if roll < 0.5:
@@ -116,6 +141,9 @@ def _english(rng: random.Random, kind: str, held: bool) -> str:
     if kind == "person":
         return name if roll < 0.5 else f"{name} {pseudo_word(rng, 'en')}"
     noun = rng.choice(NOUNS["en"][held].split(","))
+    if kind not in ("person", "place") and rng.random() < 0.35:
+        text = some_words(rng, 1 if kind == "word" else 4)
+        return text.capitalize() if rng.random() < 0.3 else text
     if kind == "place":
         real = noun if noun[0].isupper() else name
         state = rng.choice("ABCDEFGIKLMNOPRTUVW") + rng.choice("AEIKLNTXY")
