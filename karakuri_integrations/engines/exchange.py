@@ -337,7 +337,7 @@ class Exchange:
         """Where nothing said how the body ends, closing was its end: one that came too early, perhaps in the headers,
         which http.client takes for their end."""
         told = self.headers.get("content-length") or self.headers.get("transfer-encoding")
-        return self._protocol("is empty") if told else self._closed()
+        return self._protocol("is empty") if told or self._status == 204 else self._closed()
 
     def _protocol(self, what: str) -> RemoteError:
         kind = self.private.scrub(self.headers.get("content-type") or "no content type")[:60]
