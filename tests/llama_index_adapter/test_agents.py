@@ -328,7 +328,7 @@ async def test_state_goes_through_tools() -> None:
 
 
 async def test_a_run_can_wait_for_a_human_and_go_on_elsewhere() -> None:
-    """Mirrors test_multi_agent_workflow.py, test_agent_with_hitl_pickle: replies with calls go through the context."""
+    """As a workflow that waits for a human is stored: replies with calls go through the context."""
 
     async def ask(ctx: Context) -> str:
         """Ask a human."""
@@ -416,7 +416,7 @@ MANY = '[{"name": "MultiSelection", "arguments": {"selections": [{"index": 1, "r
 
 
 async def test_pydantic_selectors_are_taken_and_work() -> None:
-    """Mirrors llama-index-core's tests/selectors/ with calls in place of a patched program."""
+    """Selectors of llama-index-core, with calls in place of a patched program."""
     single, several = get_selector_from_llm(model(ONE, ONE)), get_selector_from_llm(model(MANY), is_multi=True)
     assert isinstance(single, PydanticSingleSelector)
     assert isinstance(several, PydanticMultiSelector)

@@ -1,7 +1,6 @@
 """Structured output of a KarakuriLLM: every program mode, sync, async and streamed.
 
-Mirrors what llama-index-core checks in tests/llms/test_structured_llm.py, tests/llms/test_predict_and_call.py and
-tests/program/test_streaming_utils.py.
+Mirrors what llama-index-core checks in tests/llms/test_structured_llm.py and tests/llms/test_predict_and_call.py.
 """
 
 import json
@@ -355,7 +354,7 @@ async def test_a_query_engine_answers_with_an_object() -> None:
 
 
 async def test_structured_answer_filtering() -> None:
-    """llama-index-core's tests/response_synthesizers/test_refine.py: an answer that the query does not satisfy is dropped."""
+    """In llama-index-core's Refine: an answer that the query does not satisfy is dropped."""
     answer = '[{"name": "StructuredRefineResponse", "arguments": {"answer": "778年", "query_satisfied": true}}]'
     none = answer.replace("true", "false")
     llm = scripted(answer, none, answer)
