@@ -1,18 +1,22 @@
 """LangChain's agents and LangGraph on scripted replies: strategies, several steps, middleware, token streams."""
 
 import json
+from importlib.metadata import version
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.tools import tool
+from packaging.version import Version
 from pydantic import BaseModel
 
 from karakuri_integrations.engines import ScriptedEngine
 from karakuri_integrations.errors import BusyError, ContextOverflowError
 from karakuri_integrations.langchain import ChatKarakuri
 
+if Version(version("langchain-core")) < Version("1.7"):
+    pytest.skip("langchain's agents need langchain-core 1.7", allow_module_level=True)
 pytest.importorskip("langchain.agents")
 
 from langchain.agents import create_agent
