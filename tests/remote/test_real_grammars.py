@@ -106,6 +106,14 @@ def test_llama_indexes_class_too(llama_cpp: RealServer) -> None:
     assert call.tool_name == "double" and isinstance(call.tool_kwargs["number"], int)
 
 
+def test_the_chat_route_holds_what_is_json_from_its_start(llama_cpp: RealServer) -> None:
+    route = replace(llama_cpp, name="chat")
+    model = chat(route, max_tokens=600)
+    calls = model.bind_tools([TOOL], tool_choice="any").invoke(QUESTIONS[0]).tool_calls
+    assert calls and all(fits(call["args"]) for call in calls)
+    assert fits(json.loads(whole(engine(route), prompt_of(tools=None, response_format=FORMAT)).text))
+
+
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
 def test_structured_output(llama_cpp: RealServer, method: str) -> None:
     schema = {"title": "report", "description": "A report.", **REPORT}

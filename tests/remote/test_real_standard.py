@@ -46,4 +46,10 @@ class TestUnit(_Served, ChatModelUnitTests):
 
 
 class TestIntegration(_Served, ChatModelIntegrationTests):
-    pass
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
+
+    @property
+    def supports_anthropic_inputs(self) -> bool:
+        return True
