@@ -30,7 +30,7 @@ from karakuri_integrations.generation import fold, stream
 from karakuri_integrations.provider import EngineFields, Provider
 
 MODEL = pathlib.Path(__file__).resolve().parents[2] / "karakuri_integrations" / "demo"
-LIMIT = 400
+LIMIT = 256
 Row = dict[str, Any]
 
 

@@ -27,6 +27,8 @@ MAKERS = {
     "held": lambda rng, lang: tool_talk.tool_talk(rng, lang, held=True),
     "forced": tool_talk.forced_talk,
     "structured": tool_talk.structured_talk,
+    "list": tool_talk.list_practice,
+    "many": tool_talk.many_calls,
 }
 
 
