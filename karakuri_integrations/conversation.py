@@ -250,7 +250,7 @@ class Grammar:
 class CallForm:
     """How calls stand in a reply: after `opener`, a JSON list of objects with these two keys, then `closer`.
 
-    `begun`: the prompt ends with the opener, so the reply is the list.
+    `begun`: the prompt ends with the opener, so the reply is the list. `most`: further calls are errors.
     """
 
     opener: str
@@ -258,6 +258,7 @@ class CallForm:
     arguments_key: str = "arguments"
     closer: str = ""
     begun: bool = False
+    most: int | None = None
 
 
 @dataclass(frozen=True)

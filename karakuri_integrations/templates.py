@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final, Literal, TypeAlias
@@ -49,11 +49,11 @@ from .conversation import (
     Request,
     Role,
     Segment,
-    Tool,
+    ToolCall,
     Tooling,
     Turn,
 )
-from .errors import MessageError, OptionError, TemplateInjectionError, UnknownModelError
+from .errors import MessageError, OptionError, TemplateInjectionError, ToolDefinitionError, UnknownModelError
 from .escaping import escape, find
 from .tools import Result, Syntax, list_of_calls, syntax_of
 
@@ -366,9 +366,6 @@ class _Guard:
         calls = tuple(replace(call, name=self(call.name), arguments=self(call.arguments)) for call in message.calls)
         return replace(message, text=self(message.text), name=self(message.name), calls=calls)
 
-    def tool(self, tool: Tool) -> Tool:
-        return replace(tool, description=self(tool.description), parameters=self(tool.parameters))
-
 
 def _refuse(messages: Iterable[Message], literals: tuple[str, ...]) -> None:
     for message in messages:
@@ -402,29 +399,47 @@ def _language(request: Request) -> Literal["ja", "en"]:
 def _in_plain_turns(messages: Iterable[Message], syntax: Syntax) -> Iterator[Message]:
     """Calls and results as the text that the syntax writes for them.
 
-    Results carry what the question asked for on its message: the reply that follows them still answers it.
+    Results stand in the order of the calls that they belong to, whatever order they came in; those of unknown calls
+    last. They carry what the question asked for on its message: the reply that follows them still answers it.
     """
-    names: dict[str, str] = {}
-    results: list[Result] = []
-    last: Message | None = None
+    calls: list[ToolCall] = []
+    results: list[Message] = []
     asked, before = None, ""
     for message in messages:
         if message.role == "tool":
-            name = names.get(message.call_id) or message.name or "tool"
-            results.append(Result(name, message.text, message.failed))
-            last, before = message, message.role
+            results.append(message)
+            before = message.role
             continue
-        if last is not None:
+        if results:
             again = asked if message.role != "user" else None  # a question that follows them is a turn of its own
-            yield Message("user", syntax.write_results(results), again, last.index)
-            results, last = [], None
+            yield _with_results(results, calls, syntax, again)
+            results = []
         if message.role == "user" and (message.attributes is not None or before != "user"):
             asked = message.attributes
         before = message.role
-        names |= {call.id: call.name for call in message.calls if call.id}
+        calls += message.calls
         yield _with_calls(message, syntax) if message.calls else message
-    if last is not None:
-        yield Message("user", syntax.write_results(results), asked, last.index)
+    if results:
+        yield _with_results(results, calls, syntax, asked)
+
+
+def _with_results(
+    messages: list[Message], calls: list[ToolCall], syntax: Syntax, attributes: AttributeLike | None
+) -> Message:
+    """The turn of these results; takes the calls that they answer from the list."""
+    placed: list[tuple[int, Result]] = []
+    open_calls: list[ToolCall | None] = list(calls)
+    for message in messages:
+        answers = (n for n, call in enumerate(open_calls) if call and call.id and call.id == message.call_id)
+        place = next(answers, len(calls))
+        call = open_calls[place] if place < len(calls) else None
+        if call is not None:
+            open_calls[place] = None
+        name = call.name if call is not None else message.name or "tool"
+        placed.append((place, Result(name, message.text, message.failed)))
+    calls[:] = [call for call in open_calls if call is not None]
+    ordered = [result for _, result in sorted(placed, key=lambda one: one[0])]
+    return Message("user", syntax.write_results(ordered), attributes, messages[-1].index)
 
 
 def _with_calls(message: Message, syntax: Syntax) -> Message:
@@ -433,15 +448,31 @@ def _with_calls(message: Message, syntax: Syntax) -> Message:
     return replace(message, text=f"{text}\n{written}" if text else written, calls=())
 
 
-def _described(request: Request, syntax: Syntax, guard: _Guard) -> Iterator[Message]:
+def _described(request: Request, syntax: Syntax, clean: Callable[[str], str]) -> Iterator[Message]:
     """System messages that tell the model of its tools and of the form of its reply."""
     tooling, language = request.tooling, _language(request)
-    if tooling.tools and tooling.choice != "none":
-        yield Message("system", syntax.describe([guard.tool(tool) for tool in tooling.tools], language))
-    if tooling.schema is not None:
-        text = syntax.describe_schema(guard(tooling.schema), language)
+    calling = bool(tooling.tools) and tooling.choice != "none"
+    if calling:
+        yield Message("system", syntax.describe(tooling.tools, language, clean))
+    if tooling.schema is not None and (not calling or tooling.choice == "auto"):
+        text = syntax.describe_schema(tooling.schema, language, clean)
         if text:
             yield Message("system", text)
+
+
+def _clean(guard: _Guard) -> Callable[[str], str]:
+    """What makes a tool's or a schema's line safe: the guard, or under "reject" an error."""
+
+    def refuse(line: str) -> str:
+        found = find(line, guard.literals)
+        if found:
+            raise ToolDefinitionError(
+                f"a tool or a response format holds the template token {found[1]!r}, which template_tokens='reject' "
+                "refuses; take it out of the description or the schema"
+            )
+        return line
+
+    return refuse if guard.policy == "reject" else guard
 
 
 def _with_system(messages: list[Message], said: list[Message]) -> list[Message]:
@@ -458,6 +489,7 @@ def _held_to(tooling: Tooling, family: Family, form: CallForm) -> tuple[Grammar 
     if not tooling.tools or tooling.choice == "none":
         return (None if tooling.schema is None else Grammar(tooling.schema, lead=lead, strict=tooling.strict)), None
     schema = list_of_calls(tooling, form)
+    form = form if tooling.parallel else replace(form, most=1)
     if tooling.choice == "auto":
         return Grammar(schema, form.opener, form.closer, lead, tooling.schema, tooling.strict), form
     return Grammar(schema, closer=form.closer, strict=tooling.strict), replace(form, begun=True)
@@ -477,6 +509,7 @@ def render(
     Raises:
         MessageError: an empty or unanswerable conversation.
         TemplateInjectionError: under "reject", the first template token found in data.
+        ToolDefinitionError: under "reject", a template token in a tool or a response format.
         AttributeConfigError: attributes of a message that are not valid.
         OptionError: an unknown policy.
     """
@@ -489,7 +522,7 @@ def render(
         _refuse(request.messages, literals)
     guard, writer = _Guard(literals, template_tokens), _Writer()
     guarded = list(_in_plain_turns([guard.message(message) for message in request.messages], syntax))
-    system, turns = _turns(_with_system(guarded, list(_described(request, syntax, guard))))
+    system, turns = _turns(_with_system(guarded, list(_described(request, syntax, _clean(guard)))))
     if not partial:
         _answerable(request.messages, turns)
     grammar, form = _held_to(request.tooling, family, syntax.form)

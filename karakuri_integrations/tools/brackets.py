@@ -15,19 +15,17 @@ follows: the same ids come out whether the model wrote the opener or the prompt 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 from ..conversation import CallForm, Tool, ToolCall
 from .signatures import schema_text, signature
-from .syntax import Result, Syntax
+from .syntax import Result, Syntax, one_line, written_arguments
 
 __all__ = ["BRACKETS"]
 
 _CALLS: Final = "[TOOL_CALLS]"
 _RESULTS: Final = "[TOOL_RESULTS]"
-_BREAK: Final = re.compile(r"\s*[\r\n]\s*")
 
 _WORDS: Final = {
     "en": (
@@ -50,12 +48,12 @@ class _Brackets(Syntax):
     form = CallForm(opener=f"{_CALLS}\n")
     literals = (_CALLS, _RESULTS)
 
-    def describe(self, tools: Sequence[Tool], language: Literal["ja", "en"]) -> str:
-        return "\n".join([_WORDS[language], *(f"- {signature(tool)}" for tool in tools)])
+    def describe(self, tools: Sequence[Tool], language: Literal["ja", "en"], clean: Callable[[str], str]) -> str:
+        return "\n".join([_WORDS[language], *(f"- {clean(signature(tool))}" for tool in tools)])
 
-    def describe_schema(self, schema: str, language: Literal["ja", "en"]) -> str:
+    def describe_schema(self, schema: str, language: Literal["ja", "en"], clean: Callable[[str], str]) -> str:
         text = schema_text(schema)
-        return _SCHEMA_WORDS[language] + text if text else ""
+        return _SCHEMA_WORDS[language] + clean(text) if text else ""
 
     def write_calls(self, calls: Sequence[ToolCall]) -> str:
         return self.form.opener + f"[{', '.join(map(_call, calls))}]"
@@ -65,26 +63,12 @@ class _Brackets(Syntax):
 
 
 def _call(call: ToolCall) -> str:
-    # The arguments go back as they came; a call that was cut is no JSON, and stands as the text that it is.
-    return f'{{"name": {_json(call.name)}, "arguments": {call.arguments or "{}"}}}'
+    return f'{{"name": {_json(call.name)}, "arguments": {written_arguments(call)}}}'
 
 
 def _result(result: Result) -> str:
     key = "error" if result.failed else "result"
-    return f'{{"name": {_json(result.name)}, "{key}": {_value(result.text)}}}'
-
-
-def _value(text: str) -> str:
-    """JSON as one line of JSON, any other text as a JSON string: no result can end its own list."""
-    try:
-        json.loads(text, parse_constant=_refused)
-    except (ValueError, RecursionError):
-        return _json(text)
-    return _BREAK.sub(" ", text.strip())  # between tokens only: a JSON string holds no line break
-
-
-def _refused(name: str) -> Any:
-    raise ValueError(name)
+    return f'{{"name": {_json(result.name)}, "{key}": {one_line(result.text)}}}'
 
 
 def _json(value: Any) -> str:

@@ -13,12 +13,12 @@ of actions and results is Command R's.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 from ..conversation import CallForm, Tool, ToolCall
 from .signatures import schema_text, signature
-from .syntax import Result, Syntax
+from .syntax import Result, Syntax, one_line, written_arguments
 
 __all__ = ["COMMAND_R"]
 
@@ -44,26 +44,29 @@ class _CommandR(Syntax):
     form = CallForm("Action: ```json\n", "tool_name", "parameters", "\n```")
     literals = ("Action: ```json", "<results>", "</results>")
 
-    def describe(self, tools: Sequence[Tool], language: Literal["ja", "en"]) -> str:
-        return _WORDS[language].format(tools="\n".join(f"- {signature(tool)}" for tool in tools))
+    def describe(self, tools: Sequence[Tool], language: Literal["ja", "en"], clean: Callable[[str], str]) -> str:
+        return _WORDS[language].format(tools="\n".join(f"- {clean(signature(tool))}" for tool in tools))
 
-    def describe_schema(self, schema: str, language: Literal["ja", "en"]) -> str:
+    def describe_schema(self, schema: str, language: Literal["ja", "en"], clean: Callable[[str], str]) -> str:
         text = schema_text(schema)
-        return _SCHEMA_WORDS[language] + text if text else ""
+        return _SCHEMA_WORDS[language] + clean(text) if text else ""
 
     def write_calls(self, calls: Sequence[ToolCall]) -> str:
         listed = ", ".join(
-            f'{{"tool_name": {json.dumps(call.name, ensure_ascii=False)}, "parameters": {call.arguments or "{}"}}}'
-            for call in calls
+            f'{{"tool_name": {_json(call.name)}, "parameters": {written_arguments(call)}}}' for call in calls
         )
         return f"{self.form.opener}[{listed}]{self.form.closer}"
 
     def write_results(self, results: Sequence[Result]) -> str:
         documents = (
-            f"Document: {place}\n{result.name}{' (error)' if result.failed else ''}\n{result.text}"
+            f"Document: {place}\n{_json(result.name)}{' (error)' if result.failed else ''}\n{one_line(result.text)}"
             for place, result in enumerate(results)
         )
         return "<results>\n" + "\n\n".join(documents) + "\n</results>"
+
+
+def _json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 COMMAND_R: Final = _CommandR()

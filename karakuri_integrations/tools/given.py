@@ -23,6 +23,14 @@ __all__ = ["TOOL_OPTIONS", "tooling_of"]
 TOOL_OPTIONS: Final = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "strict")
 
 _NAME: Final = re.compile(r"[^\s\[\]()\"'`:,{}<>|]{1,128}")
+_WORDS: Final = ("auto", "none", "any", "required")
+_SAID: Final[Mapping[type, str]] = {Mapping: "an object", list: "a list", str: "text"}
+_KINDS: Final[Mapping[str, tuple[type, ...]]] = {
+    **dict.fromkeys(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"), (Mapping,)),
+    **dict.fromkeys(("required", "enum", "allOf", "anyOf", "oneOf", "prefixItems"), (list,)),
+    **dict.fromkeys(("$ref", "format", "pattern", "$id", "$anchor"), (str,)),
+    "type": (str, list),
+}
 _LANGUAGES: Final = get_args(ToolLanguage)
 
 
@@ -71,7 +79,7 @@ def _tools(given: Any) -> tuple[Tool, ...]:
 
 def _tool(given: Any, place: int) -> Tool:
     if isinstance(given, Tool):
-        return given
+        given = {"name": given.name, "description": given.description, "parameters": _parsed(given, place)}
     function = given.get("function", given) if isinstance(given, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise ToolDefinitionError(
@@ -83,18 +91,28 @@ def _tool(given: Any, place: int) -> Tool:
             f"tools[{place}]: a tool's name has 1 to 128 characters, no spaces, brackets, quotes or colons; got "
             f"{name[:60]!r}"
         )
+    if name in _WORDS:
+        raise ToolDefinitionError(f"tools[{place}]: {name!r} is a word of tool_choice; give the tool another name")
     description = function.get("description") or ""
     if not isinstance(description, str):
         raise ToolDefinitionError(f"tool {name!r}: its description must be text")
     return Tool(name, description, _parameters(name, function.get("parameters")))
 
 
+def _parsed(tool: Tool, place: int) -> Any:
+    try:
+        return json.loads(tool.parameters)
+    except ValueError:
+        pass
+    raise ToolDefinitionError(f"tools[{place}]: its parameters must be a JSON schema as JSON text")
+
+
 def _parameters(name: str, given: Any) -> str:
     if given is None or given == {}:
         return '{"type": "object", "properties": {}, "additionalProperties": false}'
-    if not isinstance(given, Mapping) or given.get("type", "object") != "object":
+    if not isinstance(given, Mapping) or given.get("type", "object") not in ("object", ["object"]):
         raise ToolDefinitionError(f"tool {name!r}: its parameters must be the JSON schema of an object")
-    schema = {"type": "object", "properties": {}, **given} if "$ref" not in given else given
+    schema = given if "$ref" in given else {**given, "type": "object"}
     return schema_json(schema, f"tool {name!r}: its parameters")
 
 
@@ -102,13 +120,41 @@ def schema_json(schema: Any, what: str) -> str:
     """A JSON schema as JSON text, objects closed.
 
     Raises:
-        ToolDefinitionError: it holds something that JSON cannot.
+        ToolDefinitionError: it is none, or holds something that JSON cannot; names the place.
     """
+    wrong = _wrong(schema, "")
+    if wrong:
+        raise ToolDefinitionError(f"{what} must be a JSON schema; {wrong}")
     try:
         return json.dumps(closed(schema), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         kind = type(error).__name__
     raise ToolDefinitionError(f"{what} must be a JSON schema; this cannot be written as JSON ({kind})")
+
+
+def _wrong(schema: Any, place: str) -> str:
+    """What keeps this from being a JSON schema, where the code that reads it would stumble; "" where nothing does."""
+    if isinstance(schema, bool):
+        return ""
+    if not isinstance(schema, Mapping):
+        return f"{place or 'it'} must be an object or a boolean, got a {type(schema).__name__}"
+    for key, value in schema.items():
+        kinds = _KINDS.get(key)
+        if kinds is not None and not isinstance(value, kinds):
+            return f"{place}/{key} must be {' or '.join(_SAID[one] for one in kinds)}, got a {type(value).__name__}"
+        if key == "required" and not all(isinstance(one, str) for one in value):
+            return f"{place}/required must list names"
+        inner: Mapping[Any, Any] = {}
+        if key in ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"):
+            inner = value
+        elif key in ("allOf", "anyOf", "oneOf", "prefixItems"):
+            inner = dict(enumerate(value))
+        elif key in ("items", "additionalProperties", "not", "contains"):
+            inner = {"": value} if not isinstance(value, list) else dict(enumerate(value))
+        for name, one in inner.items():
+            if found := _wrong(one, f"{place}/{key}/{name}".rstrip("/")):
+                return found
+    return ""
 
 
 def _choice(given: Any, names: Sequence[str]) -> Any:

@@ -7,9 +7,11 @@ text kept, and never an exception.
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from ..conversation import CallDelta, CallForm, ToolCall
@@ -19,6 +21,7 @@ __all__ = ["CallReader"]
 _CUT: Final = "the reply ended before the call was complete"
 _NO_JSON: Final = "the reply holds no JSON list of calls"
 _NO_OBJECT: Final = "the call's arguments are no JSON object"
+_MORE: Final = "the reply goes on after its list of calls"
 
 
 class CallReader:
@@ -30,49 +33,64 @@ class CallReader:
 
     def __init__(self, form: CallForm, taken_back: Callable[[str, bool], str] = lambda text, _: text) -> None:
         self._form, self._taken_back = form, taken_back
-        self._buffer = ""
+        self._mark = form.opener.rstrip()
+        self._buffer = self._opener = ""
         self._list: _List | None = None
 
     @property
     def held(self) -> str:
         """What was received and not given out as text: the beginning of an opener, or the calls as they came."""
-        if self._list is None:
-            return self._buffer
-        return ("" if self._form.begun else self._form.opener) + self._list.received
+        return self._buffer if self._list is None else self._opener + self._list.received
 
     @property
     def opened(self) -> bool:
         """Whether the reply has come to its calls."""
-        return self._form.begun or self._list is not None
+        return self._list is not None
 
     def push(self, text: str, *, last: bool) -> tuple[str, list[CallDelta]]:
         """(plain text, fragments of calls) that this text completes."""
         if self._list is not None:
             return "", self._list.push(self._taken_back(text, last))
         whole = self._buffer + text
-        if self._form.begun:
-            return "", self._begin(whole, last=last)
-        place = whole.find(self._form.opener)
-        if place >= 0:
-            self._list, self._buffer = _List(self._form), ""
-            return whole[:place], self._list.push(self._taken_back(whole[place + len(self._form.opener) :], last))
-        keep = 0 if last else _overlap(whole, self._form.opener)
-        cut = len(whole) - keep
+        found = self._found(whole, last=last)
+        if found is not None:
+            begins, ends = found
+            self._list, self._buffer, self._opener = _List(self._form), "", whole[begins:ends]
+            before = "" if self._form.begun and not whole[:begins].strip() else whole[:begins]
+            return before, self._list.push(self._taken_back(whole[ends:], last))
+        cut = len(whole) - (0 if last else self._waiting(whole))
         self._buffer = whole[cut:]
         return whole[:cut], []
 
-    def _begin(self, whole: str, *, last: bool) -> list[CallDelta]:
-        """The prompt ends with the opener, which a server or a script may repeat."""
-        begun, opener = whole.lstrip(), self._form.opener.rstrip()
-        if opener.startswith(begun) and begun != opener and not last:
-            self._buffer = whole
-            return []
-        self._list, self._buffer = _List(self._form), ""
-        return self._list.push(self._taken_back(begun.removeprefix(opener), last))
+    def _found(self, whole: str, *, last: bool) -> tuple[int, int] | None:
+        """Where the opener begins and ends: as it is written, or without its line feed and right before a list."""
+        found = _pattern(self._form.opener).search(whole)
+        if found or not self._form.begun:
+            return found.span() if found else None
+        # The prompt ends with the opener: what comes is the list, unless a server or a script repeats it.
+        start = whole.lstrip()
+        if last or (start[:1] in ("[", "{") and not self._mark.startswith(start)):
+            place = max(0, min((at for at in map(whole.find, "[{") if at >= 0), default=0))
+            return place, place
+        return None
+
+    def _waiting(self, whole: str) -> int:
+        """How many characters at the end could still become an opener; all where nothing but calls is expected."""
+        if self._form.begun:
+            return len(whole)
+        place = whole.rfind(self._mark)
+        if place >= 0 and whole[place + len(self._mark) :].strip() in ("", "["):
+            return len(whole) - place
+        return _overlap(whole, self._mark)
 
     def calls(self) -> tuple[ToolCall, ...]:
         """Every call of the reply so far, whole or with an `error`."""
         return () if self._list is None else self._list.calls()
+
+
+@lru_cache(maxsize=16)
+def _pattern(opener: str) -> re.Pattern[str]:
+    return re.compile(f"{re.escape(opener)}|{re.escape(opener.rstrip())}(?=\\s*(?:\\[\\s*)?{{)")
 
 
 def _overlap(text: str, opener: str) -> int:
@@ -99,7 +117,7 @@ class _List:
 
     def __init__(self, form: CallForm) -> None:
         self._name_key, self._arguments_key = form.name_key, form.arguments_key
-        self._closer = form.closer.strip()
+        self._closer, self._most = form.closer.strip(), form.most
         self.received = ""
         self._at = 0
         self._depth = 0
@@ -180,7 +198,7 @@ class _List:
         if self._value is None or not self._calls:
             return
         call, begins, self._value = self._calls[-1], self._value, None
-        if self._key == self._name_key:
+        if self._key == self._name_key and not call.name and self.received[begins] == '"':
             call.name = _text(self.received[begins:end])
         elif call.arguments == begins:
             call.arguments_end = end
@@ -199,11 +217,14 @@ class _List:
 
     def calls(self) -> tuple[ToolCall, ...]:
         if self._calls:
-            return tuple(self._finished(call) for call in self._calls)
+            rest = self.received[self._at :].strip() if self._over else ""
+            more = rest.removesuffix(self._closer).strip() if self._closer else rest
+            found = tuple(self._finished(call, place) for place, call in enumerate(self._calls))
+            return (*found, ToolCall("", more, _Call(0).id, _MORE)) if more else found
         text = self.received.strip().removesuffix(self._closer).strip()
         return (ToolCall("", text, _Call(0).id, _NO_JSON if text else _CUT),)
 
-    def _finished(self, call: _Call) -> ToolCall:
+    def _finished(self, call: _Call, place: int) -> ToolCall:
         if not call.name:
             why = _CUT if call.ends is None else "the call has no name"
             return ToolCall("", self.received[call.begins : call.ends], call.id, why)
@@ -211,6 +232,8 @@ class _List:
             return ToolCall(call.name, "{}" if call.ends else "", call.id, None if call.ends else _CUT)
         arguments = self.received[call.arguments : call.arguments_end]
         error = None if _is_object(arguments) else _CUT if call.ends is None else _NO_OBJECT
+        if error is None and self._most is not None and place >= self._most:
+            error = f"only {self._most} call was asked for"
         return ToolCall(call.name, arguments, call.id, error)
 
 
@@ -222,7 +245,15 @@ def _text(literal: str) -> str:
 
 
 def _is_object(text: str) -> bool:
+    """Whether it is JSON of an object, and every text in it can be written again."""
     try:
-        return isinstance(json.loads(text, strict=False), dict)
+        value = json.loads(text, strict=False, parse_constant=_refused)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return False
+    return isinstance(value, dict)
+
+
+def _refused(name: str) -> float:
+    raise ValueError(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from ..conversation import CallForm, Tool, Tooling
@@ -19,29 +19,94 @@ _MANY: Final = ("anyOf", "oneOf", "prefixItems")
 _NAMED: Final = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 
 
-def closed(schema: Any) -> Any:
-    """The schema, narrowed: objects that list their properties take no others.
+#: Beside one of these an object's properties are not all that is said of it.
+_BESIDE: Final = frozenset(
+    {"$ref", "additionalProperties", "unevaluatedProperties", "patternProperties", "propertyNames", "allOf", "anyOf",
+     "oneOf", "not", "if", "then", "else", "minProperties", "maxProperties", "dependentRequired", "dependentSchemas",
+     "dependencies", "$dynamicRef"}
+)  # fmt: skip
+_NOTES: Final = frozenset(
+    {
+        "$ref",
+        "title",
+        "description",
+        "default",
+        "examples",
+        "deprecated",
+        "$defs",
+        "definitions",
+        "$comment",
+        "$schema",
+        "discriminator",
+    }
+)
 
-    Whatever fits the result fits the schema. Parts of `allOf` and objects beside other applicators stay open, because
-    closing them would forbid what their neighbours ask for.
+
+def closed(schema: Any) -> Any:
+    """The schema, narrowed: objects that list all their properties take no others.
+
+    Whatever fits the result fits the schema. What is put together with something else stays open, because closing it
+    would forbid what its neighbour asks for: parts of `allOf`, branches beside properties or other branches, and
+    definitions that such a place refers to.
     """
+    return _closed(schema, "#", frozenset(_composed(schema)), stays_open=False)
+
+
+def _composed(schema: Any, *, within: bool = False) -> Iterator[str]:
+    """Local references whose target is put together with something else."""
+    if isinstance(schema, list):
+        for one in schema:
+            yield from _composed(one, within=within)
+    if not isinstance(schema, Mapping):
+        return
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and (within or not schema.keys() <= _NOTES):
+        yield reference
+    for key, value in schema.items():
+        if key in _NAMED and isinstance(value, Mapping):
+            for one in value.values():
+                yield from _composed(one)
+        elif key in ("enum", "const", "default", "examples"):
+            continue
+        else:
+            yield from _composed(value, within=key in _PARTS and (key == "allOf" or not _alone(schema, key)))
+
+
+_PARTS: Final = ("allOf", "anyOf", "oneOf", "if", "then", "else", "not")
+
+
+def _alone(schema: Mapping[str, Any], key: str) -> bool:
+    """Whether a branching word says all that is said of the value."""
+    return key in ("anyOf", "oneOf") and schema.keys() <= _NOTES | {key, "type"}
+
+
+def _closed(schema: Any, place: str, composed: frozenset[str], *, stays_open: bool) -> Any:
     if not isinstance(schema, Mapping):
         return schema
-    found = {key: _closed_value(key, value) for key, value in schema.items()}
-    lists = isinstance(schema.get("properties"), Mapping)
-    open_words = {"additionalProperties", "unevaluatedProperties", "patternProperties", "allOf", "anyOf", "oneOf", "if"}
-    if lists and not open_words & schema.keys() and "$ref" not in schema:
+    found = {key: _closed_value(key, value, f"{place}/{key}", composed, schema) for key, value in schema.items()}
+    listed = schema.get("properties")
+    whole = isinstance(listed, Mapping) and set(_names(schema.get("required"))) <= listed.keys()
+    if whole and not stays_open and place not in composed and not _BESIDE & schema.keys():
         found["additionalProperties"] = False
     return found
 
 
-def _closed_value(key: str, value: Any) -> Any:
-    if key in _ONE and isinstance(value, Mapping) and key not in ("not", "if", "propertyNames"):
-        return closed(value)
+def _names(required: Any) -> list[str]:
+    return required if isinstance(required, list) else []
+
+
+def _closed_value(key: str, value: Any, place: str, composed: frozenset[str], parent: Mapping[str, Any]) -> Any:
+    if key in _ONE and isinstance(value, Mapping):
+        return (
+            value
+            if key in ("not", "if", "then", "else", "propertyNames", "contains")
+            else _closed(value, place, composed, stays_open=False)
+        )
     if key in _MANY and isinstance(value, list):
-        return [closed(one) for one in value]
-    if key in _NAMED and isinstance(value, Mapping):
-        return {name: closed(one) for name, one in value.items()}
+        stays_open = key != "prefixItems" and not _alone(parent, key)
+        return [_closed(one, f"{place}/{n}", composed, stays_open=stays_open) for n, one in enumerate(value)]
+    if key in _NAMED and isinstance(value, Mapping) and key not in ("patternProperties", "dependentSchemas"):
+        return {name: _closed(one, f"{place}/{name}", composed, stays_open=False) for name, one in value.items()}
     return value
 
 
@@ -79,18 +144,45 @@ def _call(name: str, arguments: str, form: CallForm) -> dict[str, Any]:
 
 
 def _moved(schema: Any, place: str) -> Any:
-    """The schema with its local references pointing to where it now stands."""
+    """The schema with its local references pointing to where it now stands; its own id and anchors are resolved."""
+    own = schema.get("$id") if isinstance(schema, Mapping) else None
+    bare = {key: value for key, value in schema.items() if key != "$id"} if isinstance(schema, Mapping) else schema
+    return _referring(bare, place, own if isinstance(own, str) else "", dict(_anchors(bare, "")))
+
+
+def _anchors(schema: Any, place: str) -> Iterator[tuple[str, str]]:
+    """(anchor, where it stands) of everything in a schema."""
     if isinstance(schema, list):
-        return [_moved(one, place) for one in schema]
+        for n, one in enumerate(schema):
+            yield from _anchors(one, f"{place}/{n}")
+    if isinstance(schema, Mapping):
+        if isinstance(schema.get("$anchor"), str):
+            yield schema["$anchor"], place
+        for key, one in schema.items():
+            yield from _anchors(one, f"{place}/{key.replace('~', '~0').replace('/', '~1')}")
+
+
+def _referring(schema: Any, place: str, own: str, anchors: Mapping[str, str]) -> Any:
+    if isinstance(schema, list):
+        return [_referring(one, place, own, anchors) for one in schema]
     if not isinstance(schema, Mapping):
         return schema
-    moved = {}
+    moved: dict[str, Any] = {}
     for key, value in schema.items():
-        local = key == "$ref" and isinstance(value, str) and value.startswith("#")
-        if key in ("enum", "const", "default", "examples"):
+        if key == "$ref" and isinstance(value, str):
+            moved[key] = _reference(value, place, own, anchors)
+        elif key in ("enum", "const", "default", "examples"):
             moved[key] = value
         elif key in _NAMED and isinstance(value, Mapping):  # a property may be called like a word of schemas
-            moved[key] = {name: _moved(one, place) for name, one in value.items()}
-        else:
-            moved[key] = place + value.removeprefix("#") if local else _moved(value, place)
+            moved[key] = {name: _referring(one, place, own, anchors) for name, one in value.items()}
+        elif key != "$anchor" or not isinstance(value, str):
+            moved[key] = _referring(value, place, own, anchors)
     return moved
+
+
+def _reference(text: str, place: str, own: str, anchors: Mapping[str, str]) -> str:
+    local = text.removeprefix(own) if own else text
+    if local and not local.startswith("#"):
+        return text
+    name = local.removeprefix("#")
+    return place + (anchors.get(name, name) if name and not name.startswith("/") else name)

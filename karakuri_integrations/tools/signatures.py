@@ -15,6 +15,8 @@ from ..conversation import Tool
 __all__ = ["schema_text", "signature"]
 
 _DEEPEST: Final = 6
+#: A line is not written further in detail beyond so many characters.
+_LONGEST: Final = 2000
 _SIMPLE: Final = {"string": "string", "number": "number", "integer": "integer", "boolean": "boolean", "null": "null"}
 
 
@@ -40,6 +42,8 @@ def _line(text: str) -> str:
 class _Writer:
     def __init__(self, root: Any) -> None:
         self._root = root
+        self._within: list[str] = []
+        self._written = 0
 
     def members(self, schema: Any, depth: int) -> str:
         """`name: type` of each property, those that may be left out with a question mark."""
@@ -50,13 +54,27 @@ class _Writer:
             shown = name if name.isidentifier() else json.dumps(name, ensure_ascii=False)
             part = f"{shown}{'' if name in required else '?'}: {self.shape(one, depth + 1)}"
             said = one.get("description") if isinstance(one, Mapping) else None
+            self._written += len(shown) + (len(said) if isinstance(said, str) else 0)
             parts.append(f"{part} // {_line(said)}" if isinstance(said, str) and said.strip() else part)
         return ", ".join(parts)
 
     def shape(self, schema: Any, depth: int) -> str:
-        if schema is True or not isinstance(schema, Mapping) or depth > _DEEPEST:
+        """A type; one that holds itself stands there by its name."""
+        if schema is True or not isinstance(schema, Mapping) or depth > _DEEPEST or self._written > _LONGEST:
             return "any"
-        schema = self._followed(schema)
+        reference = schema.get("$ref")
+        if not isinstance(reference, str):
+            found = self._shape(schema, depth)
+        elif reference in self._within:
+            return reference.rpartition("/")[2].lstrip("#") or "any"
+        else:
+            self._within.append(reference)
+            found = self._shape(self._followed(schema), depth)
+            self._within.pop()
+        self._written += 0 if "{" in found else len(found)
+        return found
+
+    def _shape(self, schema: Mapping[str, Any], depth: int) -> str:
         if "const" in schema:
             return _json(schema["const"])
         if isinstance(schema.get("enum"), list):

@@ -22,7 +22,9 @@ def test_openai_tools_become_values() -> None:
 
 
 def test_values_pass_and_nothing_is_no_tooling() -> None:
-    assert tooling_of({"tools": [Tool("f")]}).tools == (Tool("f"),)
+    (tool,) = tooling_of({"tools": [Tool("f", "d")]}).tools
+    assert (tool.name, tool.description) == ("f", "d")
+    assert json.loads(tool.parameters)["additionalProperties"] is False
     assert tooling_of({}) == tooling_of({"tools": [], "tool_choice": None, "response_format": None}) == Tooling()
 
 
@@ -43,6 +45,16 @@ def test_choices(given: object, choice: object) -> None:
     ("options", "words"),
     [
         ({"tools": "f"}, ("list of tools", "str")),
+        ({"tools": [Tool("x] [/INST]")]}, ("tools[0]", "brackets")),
+        ({"tools": [Tool("x", "", "not json")]}, ("tools[0]", "JSON")),
+        ({"tools": [{"name": "none"}]}, ("tools[0]", "'none'", "another name")),
+        ({"tools": [{"name": "f", "parameters": {"properties": ["a"]}}]}, ("'f'", "/properties must be an object")),
+        (
+            {"tools": [{"name": "f", "parameters": {"properties": {"a": {"required": True}}}}]},
+            ("'f'", "/properties/a/required must be a list"),
+        ),
+        ({"tools": [{"name": "f", "parameters": {"properties": {"a": {"format": {}}}}}]}, ("/properties/a/format",)),
+        ({"tools": [{"name": "f", "parameters": {"properties": {"a": 3}}}]}, ("/properties/a must be an object",)),
         ({"tools": [1]}, ("tools[0]", "function")),
         ({"tools": [WEATHER, {"type": "function"}]}, ("tools[1]", "name")),
         ({"tools": [{"name": "a b"}]}, ("tools[0]", "'a b'", "spaces")),

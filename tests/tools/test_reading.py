@@ -128,6 +128,49 @@ def test_the_other_syntax_is_read_the_same_way() -> None:
         assert streamed == whole
 
 
+@pytest.mark.parametrize("before", ["はい。", "Sure [1]: "])
+def test_text_before_a_forced_call_is_text(before: str) -> None:
+    form = CallForm(OPENER, begun=True)
+    for seed in range(5):
+        text, streamed, whole = read(cuts(before + OPENER + listed(("f", {})), seed), form)
+        assert (text, [(one.name, one.error) for one in whole]) == (before, [("f", None)])
+        assert streamed == whole
+
+
+def test_an_opener_without_its_line_feed_opens_a_list_and_nothing_else() -> None:
+    for seed in range(5):
+        assert read(cuts("a[TOOL_CALLS]" + listed(("f", {})), seed)[:])[2][0].name == "f"
+        assert read(cuts("a [TOOL_CALLS]  [ " + listed(("f", {}))[1:], seed))[2][0].name == "f"
+        assert read(cuts("[TOOL_CALLS] is a tag. [TOOL_CALLS] [", seed))[::2] == (
+            "[TOOL_CALLS] is a tag. [TOOL_CALLS] [",
+            [],
+        )
+
+
+def test_what_follows_the_list_is_not_lost() -> None:
+    whole = read([OPENER + listed(("f", {})) + "\n[TOOL_CALLS]\n[{}]"])[2]
+    assert [(one.name, one.error is None) for one in whole] == [("f", True), ("", False)]
+    assert whole[1].arguments == "[TOOL_CALLS]\n[{}]"
+
+
+@pytest.mark.parametrize("arguments", ['{"a": NaN}', '{"a": "\\ud800"}', '{"a": -Infinity}'])
+def test_values_that_json_or_text_cannot_hold_are_no_good_call(arguments: str) -> None:
+    assert read([OPENER + f'[{{"name": "f", "arguments": {arguments}}}]'])[2][0].error
+
+
+def test_the_first_name_counts_and_must_be_text() -> None:
+    said = '[{"name": "f", "name": "g", "arguments": {}}, {"name": null, "arguments": {}}]'
+    _, streamed, whole = read([OPENER + said])
+    assert [one.name for one in whole] == ["f", ""]
+    assert [one.name for one in streamed] == ["f"]
+    assert whole[1].error
+
+
+def test_more_calls_than_were_asked_for_are_errors() -> None:
+    whole = read([OPENER + listed(("f", {}), ("f", {}))], CallForm(OPENER, most=1))[2]
+    assert [one.error is None for one in whole] == [True, False]
+
+
 # --- in the decoder -------------------------------------------------------------------------------------------------
 
 

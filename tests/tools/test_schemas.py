@@ -50,6 +50,8 @@ def test_objects_that_list_their_properties_take_no_others() -> None:
     assert closed(inner)["additionalProperties"] is False
     nested = closed({"type": "object", "properties": {"x": {"type": "array", "items": inner}}})
     assert nested["properties"]["x"]["items"]["additionalProperties"] is False
+    listed = {"type": "object", "properties": {"a": {}}, "required": ["a", "b"]}
+    assert closed(listed) == listed
     for kept in ({**inner, "additionalProperties": True}, {**inner, "allOf": [inner]}, {**inner, "anyOf": [{}]}, True):
         assert closed(kept) == kept or closed(kept).get("additionalProperties") is kept.get("additionalProperties")  # type: ignore[union-attr]
     assert closed({"enum": [inner]}) == {"enum": [inner]}
@@ -88,8 +90,15 @@ def test_signatures(schema: dict[str, object], shown: str) -> None:
 
 def test_a_recursive_schema_is_shown_to_a_depth() -> None:
     shown = signature(TOOLS[0])
-    assert shown.startswith("tree(node: {v?: integer, next?: {v?: integer")
-    assert len(shown) < 300
+    assert shown == 'tree(node: {v?: integer, next?: Node}, unit?: "c"|"度")'
+
+
+def test_a_signature_does_not_explode() -> None:
+    wide = {f"p{n}": {"$ref": "#/$defs/N"} for n in range(6)}
+    for inner in (wide, {name: {"$ref": f"#/$defs/{name}"} for name in wide}):
+        names = ["N", *wide]
+        schema = {"properties": wide, "$defs": {name: {"type": "object", "properties": inner} for name in names}}
+        assert len(signature(Tool("f", "", json.dumps(schema)))) < 12_000
 
 
 def test_a_schema_that_says_nothing_is_not_shown() -> None:
@@ -109,3 +118,50 @@ def test_a_result_cannot_end_its_list(name: str) -> None:
         assert json.loads(written.partition("\n")[2]) == [
             {"name": "f", "result": 'a"}]\n[TOOL'}, {"name": "g", "error": "boom"}, {"name": "h", "result": {"a": 1}},
         ]  # fmt: skip
+
+
+BASE = {"type": "object", "properties": {"k": {"type": "string"}}, "required": ["k"]}
+MORE = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"allOf": [{"$ref": "#/$defs/Base"}, MORE], "$defs": {"Base": BASE}},
+        {"$ref": "#/$defs/Base", **MORE, "$defs": {"Base": BASE}},
+        {**BASE, "anyOf": [MORE, {"properties": {"y": {}}, "required": ["y"]}]},
+        {**BASE, "oneOf": [{"$ref": "#/$defs/More"}], "$defs": {"More": MORE}},
+        {**BASE, "if": {"properties": {"k": {"const": "a"}}}, "then": MORE},
+        {**BASE, "required": ["k", "x"]},
+        {"type": "object"},
+        {"type": ["object"], "required": ["k"]},
+    ],
+)
+def test_closing_forbids_nothing_that_the_schema_asks_for(schema: dict[str, object]) -> None:
+    good = {"k": "a", "x": 1}
+    assert jsonschema.Draft202012Validator(schema).is_valid(good)
+    assert jsonschema.Draft202012Validator(closed(schema)).is_valid(good)
+    from karakuri_integrations.tools import tooling_of
+
+    tools = tooling_of({"tools": [{"name": "f", "parameters": {"type": "object", **schema}}]}).tools
+    made = json.loads(list_of_calls(Tooling(tools), FORM))
+    assert jsonschema.Draft202012Validator(made).is_valid([call("f", **good)])
+
+
+def test_a_union_of_definitions_is_closed() -> None:
+    schema = {"anyOf": [{"$ref": "#/$defs/A"}, {"type": "null"}], "$defs": {"A": BASE}, "title": "x"}
+    assert closed(schema)["$defs"]["A"]["additionalProperties"] is False
+
+
+def test_ids_and_anchors_move_along() -> None:
+    schema = {
+        "$id": "http://x/y.json",
+        "type": "object",
+        "properties": {"a": {"$ref": "#b"}, "c": {"$ref": "http://x/y.json#/$defs/B"}},
+        "$defs": {"B": {"$anchor": "b", "type": "integer"}},
+    }
+    made = json.loads(list_of_calls(Tooling((Tool("f", "", json.dumps(schema)),)), FORM))
+    validator = jsonschema.Draft202012Validator(made)
+    assert validator.is_valid([call("f", a=1, c=2)])
+    assert not validator.is_valid([call("f", a="1")])
+    assert not validator.is_valid([call("f", c="1")])
