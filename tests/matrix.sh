@@ -35,7 +35,7 @@ for version in 3.12 3.13; do
     rm -rf "$venv"
     "$other" -m venv "$venv"
     install "$venv/bin/python" -m pip install --quiet -e ".[langchain,llama-index]" \
-      "langchain-tests==1.1.9" "pytest>=9.0.3" pytest-asyncio pytest-timeout hypothesis || {
+      "langchain-tests==1.1.9" "pytest>=9.0.3" pytest-asyncio pytest-timeout hypothesis "jsonschema>=4.20" || {
       echo "matrix: Python $version cannot be prepared here: skipped"; continue; }
     touch "$venv/.ready"
   fi

@@ -506,7 +506,7 @@ def test_dicts_as_openai_writes_them() -> None:
     assert '[{"name": "get_weather", "result": "晴れ"}]' in shown
 
 
-def test_results_of_parallel_calls_are_one_turn_in_the_order_of_the_messages() -> None:
+def test_results_of_parallel_calls_are_one_turn_in_the_order_of_the_calls() -> None:
     calls = [openai_call("1"), openai_call("2", "now", "{}"), openai_call("3")]
     results = [said("tool", f"r{n}", tool_call_id=str(n)) for n in (1, 2, 3)]
     shown = scripted().render_prompt(
