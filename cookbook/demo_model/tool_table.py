@@ -153,7 +153,7 @@ def structured(ask: Asker, lang: str, count: int, seed: int) -> dict[str, Any]:
     """Replies that are JSON of a schema: entries and answers from passages, all values equal."""
     rng, right, misses = random.Random(seed), [], []
     while len(right) < count:
-        request = structured_talk(rng, lang, held=True)
+        request = structured_talk(rng, lang, held=True, jokes=False)
         if request.tooling.schema is None:
             continue
         users = [message for message in request.messages if message.role == "user"]

@@ -246,9 +246,11 @@ def _schema(fields: list[Field]) -> str:
     return tool_of(random.Random(0), "x", "", fields).parameters
 
 
-def structured_talk(rng: random.Random, lang: str, held: bool = False) -> Request:
-    """Replies that are JSON of a schema: entries, the answer from a passage, or a joke."""
+def structured_talk(rng: random.Random, lang: str, held: bool = False, jokes: bool = True) -> Request:
+    """Replies that are JSON of a schema: entries, the answer from a passage, or a joke (of several that fit)."""
     roll = rng.random()
+    if not jokes and 0.3 <= roll < 0.5:
+        roll = 1.0
     if roll < 0.3:
         return _from_passage(rng, lang, held)
     talk, dials = Talk(rng, lang, held), _dials(rng, rng.random() < 0.5)
