@@ -7,6 +7,7 @@ reply (its cache, its sampler), so that a scheduler may interleave several.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as Ids
 from typing import TYPE_CHECKING, Any, Final
 
@@ -90,7 +91,10 @@ def _processors(sampling: Sampling, device: Any) -> Any:
 
 
 class Sequence:
-    """One reply being decoded. Call `prefill` while there is something `unread`, then `next_token` for each token."""
+    """One reply being decoded. Call `prefill` while there is something `unread`, then `next_token` for each token.
+
+    `stepped` is called after each forward pass.
+    """
 
     def __init__(
         self,
@@ -99,6 +103,7 @@ class Sequence:
         sampling: Sampling,
         limit: int,
         constraint: Constraint | None = None,
+        stepped: Callable[[], None] = lambda: None,
     ) -> None:
         import torch
         from transformers import DynamicCache
@@ -115,6 +120,7 @@ class Sequence:
         self._sampler: Sampler | None = None
         self._constraint = constraint
         self._forced = deque[int]()
+        self._stepped = stepped
 
     @property
     def ended_early(self) -> bool:
@@ -187,4 +193,5 @@ class Sequence:
                 logits_to_keep=1,
             )
         self._done = end
+        self._stepped()
         return output.logits[:, -1, :]

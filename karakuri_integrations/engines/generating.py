@@ -31,18 +31,16 @@ class Generation:
     constraint: Constraint | None = None
 
     def run(self, loaded: Loaded) -> None:
-        sequence = Sequence(loaded.model, self.prompt_ids, self.sampling, self.limit, self.constraint)
+        sequence = Sequence(loaded.model, self.prompt_ids, self.sampling, self.limit, self.constraint, self.stepped)
         while sequence.unread:
             if self._stopped():
                 return
             sequence.prefill()
-            self.stepped()
         text = self.tokens.text_stream()
         for made in range(1, self.limit + 1):
             if self._stopped():
                 return
             token = sequence.next_token()
-            self.stepped()
             usage = Usage(len(self.prompt_ids), made)
             if token in self.eos:
                 self.channel.put(Piece("", usage, "length" if sequence.ended_early else "stop"))

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from ..conversation import Grammar
 from ..errors import EngineError, MissingDependencyError
-from .endings import Endings
+from .endings import Endings, allowed_tokens
 from .hub import INSTALL_HINT
 from .schema_words import prepared, refusal
 
@@ -26,6 +26,8 @@ __all__ = ["Constraint", "Grammars"]
 _KEPT: Final = 64
 #: With so many tokens more than the known end takes, an end is looked for beside the model instead of before the token.
 _PLENTY: Final = 256
+#: Where no end was found, one is looked for again after so many tokens.
+_EVERY: Final = 8
 #: JSON as Python's json.dumps writes it, and as tools' calls are written into prompts.
 _STYLE: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -53,7 +55,7 @@ class Grammars:
         self.size, self.width, self.end = max(tokens, width), width, end
         self._tokenizer = _import().LLTokenizer(description, n_vocab=self.size, eos_token=end)
         texts = [bytes_of(one) if one < tokens else b"" for one in range(width)]
-        self.endings = Endings(texts, self.mask)
+        self.endings = Endings(texts)
         self._compiled: OrderedDict[Grammar, Any] = OrderedDict()
         self._lock = threading.Lock()
         #: Masks are computed here while the model computes.
@@ -85,13 +87,6 @@ class Grammars:
         if found.is_error():
             raise refusal(found.get_error())
         return found
-
-    def mask(self, matcher: Any) -> Any:
-        """Which tokens the matcher allows: bool, one per logit."""
-        import numpy as np
-
-        bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
-        return np.unpackbits(bits, bitorder="little")[: self.width].view(bool)
 
 
 def _lark(grammar: Grammar) -> str:
@@ -133,6 +128,7 @@ class Constraint:
         self._text = text  # still text, which may end anywhere
         self._path: list[int] | None = None
         self._known = False  # whether the path was looked for
+        self._wait = 0  # tokens until the next search, after one that found nothing
         self.ended_early = False
 
     @property
@@ -152,8 +148,8 @@ class Constraint:
     def allowed(self) -> Any:
         """Which tokens may come next: bool, one per logit."""
         if not self._known and not self._text:
-            self._path, self._known = self._grammars.endings.shortest(self._matcher), True
-        mask = self._grammars.mask(self._matcher)
+            self._path, self._known = self._found(), True
+        mask = allowed_tokens(self._matcher, self._grammars.width)
         if self._matcher.is_error() or not mask.any():
             raise self._stuck()
         return mask
@@ -182,12 +178,21 @@ class Constraint:
         self._known = path is not None and self._keep(path, token)
         if self._known or self._left > _PLENTY + 4 * len(path or ()):
             return True
-        self._path, self._known = self._grammars.endings.shortest(self._matcher), True
+        self._path, self._known = self._found(), True
         late = self._path is None or len(self._path) >= self._left
         if late and before is not None and path is not None and len(path) <= self._left:
             self._matcher, self._path = before, path
             return False
         return True
+
+    def _found(self) -> list[int] | None:
+        """A way to the end from here; after a search that found none, the next few tokens are not worth another."""
+        self._wait -= 1
+        if self._wait > 0 and self._left > _EVERY:
+            return None
+        found = self._grammars.endings.shortest(self._matcher, self._left)
+        self._wait = 0 if found is not None else _EVERY
+        return found
 
     def _keep(self, path: list[int], token: int) -> bool:
         """Most often the way to the end that was known still is one behind the token, or what is left of it."""
