@@ -30,3 +30,15 @@ def test_the_readmes_code_runs_in_order(capsys: pytest.CaptureFixture[str]) -> N
 def test_recipe(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(recipe), run_name="__main__")
     assert len(capsys.readouterr().out) > 40
+
+
+@pytest.mark.slow
+def test_an_agents_task_of_several_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    """Look up, calculate, answer: the embedded model through both frameworks' agents, whole, async and streamed."""
+    shown: list[str] = []
+    main = runpy.run_path(str(ROOT / "cookbook" / "agents" / "several_steps.py"))["main"]
+    assert main([], shown.append) == 0
+    steps = "\n".join(shown)
+    assert steps.count('find_price({"item": "Kavari"})') >= 3
+    assert steps.count('multiply({"a": 42, "b": 7})') >= 3
+    assert steps.count("294") >= 5

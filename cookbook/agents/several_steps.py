@@ -1,7 +1,7 @@
 """One task of several steps, look up, calculate, answer, through both frameworks' agents on the same model.
 
     python cookbook/agents/several_steps.py
-    python cookbook/agents/several_steps.py --question "ヒスイ糸の値段に7を掛けると？"
+    python cookbook/agents/several_steps.py --question "What is the price of Tarosu times 3?"
 
 LangChain's `create_agent` (needs `pip install langchain`) and LlamaIndex's `FunctionAgent`, each whole, async and
 streamed: the calls of every step, what the tools returned, the answer, and the tokens. For the real model pass
@@ -16,13 +16,12 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-PRICES = {"jade thread": 42, "ヒスイ糸": 42, "tin star": 150, "スズの星": 150}
-QUESTION = "Look up the price of jade thread and multiply it by 7."
+QUESTION = "What is the price of Kavari times 7?"
 
 
-def get_price(item: str) -> int:
+def find_price(item: str) -> int:
     """Get the price of an item."""
-    return PRICES[item]
+    return {"Kavari": 42, "Tarosu": 150}[item]
 
 
 def multiply(a: int, b: int) -> int:
@@ -37,7 +36,7 @@ def with_langchain(question: str, show: Callable[[str], None]) -> list[str]:
     from karakuri_integrations.langchain import ChatKarakuri
 
     llm = ChatKarakuri(attributes={"verbosity": 0})  # here: model= or base_url=
-    agent: Any = create_agent(llm, [get_price, multiply])
+    agent: Any = create_agent(llm, [find_price, multiply])
     asked = {"messages": [("user", question)]}
     answers = []
     for name, run in (
@@ -88,7 +87,7 @@ def with_llama_index(question: str, show: Callable[[str], None]) -> list[str]:
 
     async def run(*, streaming: bool) -> str:
         llm = KarakuriLLM(attributes={"verbosity": 0})  # here: model= or base_url=
-        agent = FunctionAgent(tools=[get_price, multiply], llm=llm, streaming=streaming)
+        agent = FunctionAgent(tools=[find_price, multiply], llm=llm, streaming=streaming)
         handler = agent.run(question)
         deltas = 0
         async for event in handler.stream_events():
@@ -97,8 +96,10 @@ def with_llama_index(question: str, show: Callable[[str], None]) -> list[str]:
             elif isinstance(event, ToolCallResult):
                 arguments = json.dumps(event.tool_kwargs, ensure_ascii=False)
                 show(f"- call {event.tool_name}({arguments})\n- result {event.tool_output.content}")
-            elif isinstance(event, AgentOutput) and not event.tool_calls:
-                show(f"- answer {event.response.content}")
+            elif isinstance(event, AgentOutput):
+                usage = (event.raw or {}).get("usage") or {}
+                said = "calls" if event.tool_calls else f"answer {event.response.content}"
+                show(f"- {said} ({usage.get('prompt_tokens')} + {usage.get('completion_tokens')} tokens)")
         show(f"- {deltas} pieces of text\n" if streaming else "")
         return str(await handler).strip()
 
