@@ -13,9 +13,6 @@ from karakuri_integrations.langchain import ChatKarakuri
 
 DEMO = Path(karakuri_integrations.__file__).parent / "demo"
 OTHER = "karakuri-other"
-#: Taken out when the embedded model has learned tools.
-NOT_TAUGHT = "the embedded model has not been taught tools yet: its calls are valid, and not the right ones"
-BOTH = pytest.mark.parametrize("model", [{}, {"output_version": "v1"}], indirect=True)
 SERDES = 'the suite loads with allowed_objects="all", which admits langchain-core\'s own classes only'
 
 pytest.importorskip("torch")
@@ -61,25 +58,3 @@ class TestIntegration(_Embedded, ChatModelIntegrationTests):
     @property
     def supports_anthropic_inputs(self) -> bool:
         return True
-
-    @pytest.mark.xfail(reason=NOT_TAUGHT, strict=True)
-    @BOTH
-    def test_tool_calling(self, model: BaseChatModel) -> None:
-        super().test_tool_calling(model)
-
-    @pytest.mark.xfail(reason=NOT_TAUGHT, strict=True)
-    async def test_tool_calling_async(self, model: BaseChatModel) -> None:
-        await super().test_tool_calling_async(model)
-
-    @pytest.mark.xfail(reason=NOT_TAUGHT, strict=True)
-    def test_tool_calling_with_no_arguments(self, model: BaseChatModel) -> None:
-        super().test_tool_calling_with_no_arguments(model)  # it calls twice, and the suite asks for one call
-
-    @pytest.mark.xfail(reason=NOT_TAUGHT, strict=True)
-    @BOTH
-    def test_agent_loop(self, model: BaseChatModel) -> None:
-        super().test_agent_loop(model)
-
-    @pytest.mark.xfail(reason=NOT_TAUGHT, strict=True)
-    def test_unicode_tool_call_integration(self, model: BaseChatModel) -> None:
-        super().test_unicode_tool_call_integration(model)
