@@ -2,6 +2,8 @@
 
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,15 @@ def test_an_agents_task_of_several_steps(capsys: pytest.CaptureFixture[str]) -> 
     assert steps.count('find_price({"item": "Kavari"})') >= 3
     assert steps.count('multiply({"a": 42, "b": 7})') >= 3
     assert steps.count("294") >= 5
+
+
+@pytest.mark.slow
+def test_random_schemas_are_kept_to() -> None:
+    """`cookbook/tools/schemas.py` in small: what finishes is valid."""
+    program = [sys.executable, str(ROOT / "cookbook" / "tools" / "schemas.py"), "--count", "12", "--weights", "demo"]
+    shown = subprocess.run(program, capture_output=True, text=True, timeout=240, check=True).stdout
+    rows = [row.split("|") for row in shown.splitlines() if row.startswith(("| ChatKarakuri", "| KarakuriLLM"))]
+    assert len(rows) == 2
+    for row in rows:
+        assert int(row[2]) == 12
+        assert "(100.0 %)" in row[5]

@@ -53,7 +53,7 @@ class Grammars:
 
     def __init__(self, description: str, tokens: int, width: int, end: int, bytes_of: Callable[[int], bytes]) -> None:
         self.size, self.width, self.end = max(tokens, width), width, end
-        self._tokenizer = _import().LLTokenizer(description, n_vocab=self.size, eos_token=end)
+        self.tokenizer = _import().LLTokenizer(description, n_vocab=self.size, eos_token=end)
         texts = [bytes_of(one) if one < tokens else b"" for one in range(width)]
         self.endings = Endings(texts)
         self._compiled: OrderedDict[Grammar, Any] = OrderedDict()
@@ -83,7 +83,7 @@ class Grammars:
         return Constraint(self, copy, room, text=bool(grammar.opener) and grammar.text_schema is None)
 
     def _compile(self, grammar: Grammar) -> Any:
-        found = _import().LLMatcher(self._tokenizer, _lark(grammar), log_level=0)
+        found = _import().LLMatcher(self.tokenizer, _lark(grammar), log_level=0)
         if found.is_error():
             raise refusal(found.get_error())
         return found
