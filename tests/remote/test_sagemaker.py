@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("botocore", reason="the extra `sagemaker` signs and decodes with it")
+
 from karakuri_integrations.conversation import Usage
 from karakuri_integrations.engines import sagemaker
 from karakuri_integrations.engines.sagemaker import EventStream, sign
