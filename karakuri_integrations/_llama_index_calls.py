@@ -13,7 +13,7 @@ from llama_index.core.base.llms.types import ChatMessage
 
 from ._llama_index_messages import Answer, Answers, to_messages, whole
 from ._llama_index_tools import Offer, tool_options
-from .closing import aclosing
+from .closing import Owned, aclosing
 from .conversation import Delta, Message
 from .generation import fold
 from .provider import Call, Provider
@@ -77,7 +77,7 @@ def _items(call: Call, answers: Answers, view: Callable[[Answer], _T]) -> Genera
 
 async def astream(plan: Plan, view: Callable[[Answer], _T]) -> AsyncGenerator[_T, None]:
     call = await plan.acall()
-    items = _aitems(call, Answers(call, plan.offer), view)
+    items = Owned[_T](_aitems(call, Answers(call, plan.offer), view))
     _opened.get().append(items)
     return items
 
@@ -150,6 +150,6 @@ def acloses(method: _Method) -> _Method:
 
 
 async def _auntil_closed(items: AsyncGenerator[_T, None], source: AsyncGenerator[_T, None]) -> AsyncIterator[_T]:
-    async with aclosing(source), aclosing(items):
-        async for item in items:
+    async with aclosing(source), aclosing(items) as own:
+        async for item in own:
             yield item

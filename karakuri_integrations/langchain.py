@@ -42,7 +42,7 @@ from ._langchain_messages import PROVIDER, to_chunks, to_prompt_value, to_result
 from ._langchain_structured import bound_options, parsed_by
 from ._langchain_tools import as_openai, check_bound
 from .attributes import AttributeLike, AttributePolicy, SteeringAttributes
-from .closing import aclose, aclosing
+from .closing import Owned, aclosing
 from .conversation import Sampling
 from .errors import OptionError
 from .generation import Engine
@@ -384,9 +384,11 @@ class ChatKarakuri(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         chunks = self._achunks(messages, stop, kwargs)
-        if self._open is not None:
-            self._open.push_async_callback(aclose, chunks)
-        return chunks
+        if self._open is None:
+            return chunks
+        own = Owned[ChatGenerationChunk](chunks)
+        self._open.push_async_callback(own.aclose)
+        return own
 
     async def _achunks(
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
@@ -417,8 +419,8 @@ class ChatKarakuri(BaseChatModel):
         # which belongs to this one stream, hands it over, so that closing the stream has closed the engine's.
         own = self.model_copy()
         chunks = cast("Any", super(ChatKarakuri, own).astream(input, config, stop=stop, **kwargs))
-        async with aclosing(chunks), AsyncExitStack() as own._open:
-            async for chunk in chunks:
+        async with aclosing(chunks) as inner, AsyncExitStack() as own._open:
+            async for chunk in inner:
                 yield chunk
 
     # --- tools and structured output ---

@@ -18,7 +18,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from .. import __version__
-from ..closing import aclose
+from ..closing import Owned
 from ..conversation import Piece, Prompt, Sampling, Usage
 from ..errors import (
     ContextOverflowError,
@@ -272,7 +272,7 @@ class RemoteEngine:
         while True:
             endpoint, exchange = call.next_try()
             reader, failure = call.reader(), None
-            pieces = apieces_of(call, exchange, self._async_client)
+            pieces = Owned[Piece](apieces_of(call, exchange, self._async_client))
             try:
                 async for piece in pieces:
                     if reader is None:
@@ -287,7 +287,7 @@ class RemoteEngine:
             except RemoteError as error:
                 failure = error
             finally:
-                await aclose(pieces)
+                await pieces.aclose()
                 call.known.endpoints.give_back(endpoint, failed=endpoint_failed(failure, exchange))
             if failure is not None:
                 for piece in reader.rest() if reader else ():

@@ -586,6 +586,26 @@ def test_the_interpreter_ends_with_open_streams(way: str, tmp_path: Path) -> Non
     assert (done.returncode, done.stdout.strip(), done.stderr.strip()) == (0, "leaving", "")
 
 
+@BOTH
+def test_the_event_loop_knows_only_the_stream_that_the_caller_holds(make: Make, server: Loopback) -> None:
+    """It closes all that it knows at once, in no order; of two that lie in each other it would report an error."""
+
+    async def run() -> list[Any]:
+        model, known = make(server), []
+        await model.aask(Question("first", 2))  # what is kept for the loop is opened
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(firstiter=known.append)
+        try:
+            stream = await model.aopened(endless("known"))
+            await anext(stream)
+        finally:
+            sys.set_asyncgen_hooks(*hooks)
+        await stream.aclose()
+        return [one is stream for one in known]
+
+    assert asyncio.run(run()) == [True]
+
+
 def test_the_shapes_are_the_completion_routes(server: Loopback) -> None:
     LangChain(server).ask(Question("route", 2))
     sent = server.exchanges()[0].request
