@@ -1,6 +1,8 @@
 r"""KARAKURI's chat models were taught no tools; this is the syntax that we give them, short and in plain text.
 
-The system text ends with the tools, one line each, and how to call them. A reply that calls is, after any text:
+The system text ends with how to call tools and the tools themselves, one line each. The name begins the line, with no
+mark before it: there, as after the quote in a call, Llama's tokenizer writes it in the same ids, which a model can
+copy. A reply that calls is, after any text:
 
     [TOOL_CALLS]\n[{"name": "get_weather", "arguments": {"city": "東京"}}]
 
@@ -49,7 +51,7 @@ class _Brackets(Syntax):
     literals = (_CALLS, _RESULTS)
 
     def describe(self, tools: Sequence[Tool], language: Literal["ja", "en"], clean: Callable[[str], str]) -> str:
-        return "\n".join([_WORDS[language], *(f"- {clean(signature(tool))}" for tool in tools)])
+        return "\n".join([_WORDS[language], *(clean(signature(tool)) for tool in tools)])
 
     def describe_schema(self, schema: str, language: Literal["ja", "en"], clean: Callable[[str], str]) -> str:
         text = schema_text(schema)

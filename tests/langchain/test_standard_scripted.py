@@ -41,7 +41,7 @@ def _reply(prompt: str) -> str:
         return '{"setup": "Why do cats purr?", "punchline": "Because they can."}'
     if "[TOOL_RESULTS]" in prompt and not prompt.endswith(OPENER):
         return "Well, that is it."
-    call = next((call for name, call in CALLS.items() if f"- {name}" in prompt), None)
+    call = next((call for name, call in CALLS.items() if f"\n{name}" in prompt), None)
     if call is None:
         return "Well, thank you."
     said = re.search("named '(.*?)'", prompt)

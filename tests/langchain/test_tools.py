@@ -119,7 +119,7 @@ def test_every_form_describes_the_same_tool(form: Any) -> None:
     llm = scripted("Hi.")
     bound = llm.bind_tools([form])
     prompt = llm.render_prompt("q", tools=[form])
-    assert re.search(r"\n- \w+\(city: string // The city\): How the weather is\.\n", prompt)
+    assert re.search(r"\n\w+\(city: string // The city\): How the weather is\.\n", prompt)
     assert bound.invoke("q").text == "Hi."
     assert llm.engine.prompts == [prompt]
     assert [one["type"] for one in bound.kwargs["tools"]] == ["function"]
@@ -131,7 +131,7 @@ def test_runnables_and_tools_without_arguments() -> None:
     runnable = (chain | GenericFakeChatModel(messages=iter(["hello"]))).as_tool(name="greet", description="Greets.")
     nothing = StructuredTool.from_function(lambda: "x", name="nothing", description="Nothing.")
     prompt = scripted().render_prompt("q", tools=[runnable, nothing, {"name": "bare"}])
-    assert "\n- greet(style: string): Greets.\n- nothing(): Nothing.\n- bare()\n" in prompt
+    assert "\ngreet(style: string): Greets.\nnothing(): Nothing.\nbare()\n" in prompt
 
 
 def test_no_tools_is_no_tooling() -> None:
@@ -213,7 +213,7 @@ async def test_choices(choice: Any, forced: bool, described: bool) -> None:
         assert message.text == ("" if forced else "No.")
     for prompt in llm.engine.prompts:
         assert prompt.endswith(OPENER) is forced
-        assert ("- weather(" in prompt) is described
+        assert ("\nweather(" in prompt) is described
 
 
 @pytest.mark.parametrize(

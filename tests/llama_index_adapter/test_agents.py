@@ -324,7 +324,7 @@ async def test_state_goes_through_tools() -> None:
                 assert message.role != MessageRole.USER or message.content.count("状態:") == 1
     await handler
     assert (await handler.ctx.store.get("state"))["counter"] == 1
-    assert "- count(word: string)" in llm.engine.prompts[0]
+    assert "\ncount(word: string)" in llm.engine.prompts[0]
 
 
 async def test_a_run_can_wait_for_a_human_and_go_on_elsewhere() -> None:

@@ -12,7 +12,7 @@ RECIPES = Path(__file__).parents[2] / "cookbook" / "llama_index"
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("tools.py", ["- built_in(place: string): 建物が建てられた年を調べる", "Place(name=", "built_in({'place'"]),
+        ("tools.py", ["\nbuilt_in(place: string): 建物が建てられた年を調べる", "Place(name=", "built_in({'place'"]),
         ("japanese.py", ["Agent: 東京は晴れです。", "Router: map", "Reranked: 京都駅の北にある", "Faithful: True"]),
     ],
 )

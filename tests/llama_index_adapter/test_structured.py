@@ -136,7 +136,7 @@ def test_function_forces_the_call() -> None:
     llm = scripted(FORCED, pydantic_program_mode=PydanticProgramMode.FUNCTION)
     llm.structured_predict(Temple, PROMPT, place="京都")
     assert llm.engine.prompts[0].endswith("[TOOL_CALLS]\n")
-    assert "- Temple(name: string, year: integer, tags?: string[]): A temple." in llm.engine.prompts[0]
+    assert "\nTemple(name: string, year: integer, tags?: string[]): A temple." in llm.engine.prompts[0]
 
 
 def test_lm_format_enforcer_is_for_other_models() -> None:

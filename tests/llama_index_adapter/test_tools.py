@@ -105,7 +105,7 @@ async def test_the_four_ways_agree_on_prompt_calls_and_report() -> None:
     assert all(one == found[0] for one in found)
     assert found[0][1] == [("get_weather", {"city": "東京"}), ("now", {})]
     assert found[0][3] is None  # no text: other providers refuse an empty text block in history
-    assert "- get_weather(city: string, days?: integer): 天気を調べる\n- now(): 今の時刻" in found[0][0][0]
+    assert "\nget_weather(city: string, days?: integer): 天気を調べる\nnow(): 今の時刻" in found[0][0][0]
 
 
 @pytest.mark.parametrize("form", ["stream_chat_with_tools", "astream_chat_with_tools"])
@@ -295,13 +295,13 @@ def test_every_form_of_a_tool() -> None:
     search = QueryEngineTool(Engine(), metadata=ToolMetadata(name="search", description="文書を探す"))
     shown = scripted().render_prompt("q", tools=[WEATHER, now, search, openai, {"name": "g", "parameters": {}}])
     for line in (
-        "- get_weather(city: string, days?: integer)",
-        "- now()",
-        "- search(input: string)",
-        "- f(): d",
-        "- g()",
+        "get_weather(city: string, days?: integer)",
+        "now()",
+        "search(input: string)",
+        "f(): d",
+        "g()",
     ):
-        assert line in shown
+        assert f"\n{line}" in shown
     assert "get_weather(city: str, " not in shown  # the signature that LlamaIndex puts before a docstring
 
 

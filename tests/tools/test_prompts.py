@@ -19,7 +19,7 @@ CALL = ToolCall("get_weather", '{"city": "東京"}', "1")
 ATTR = " [ATTR] helpfulness: 4 correctness: 4 coherence: 4 complexity: 4 verbosity: 4 quality: 4 toxicity: 0 humor: 0 creativity: 0 [/ATTR] [/INST]"
 WORDS = (
     'To use a tool, answer with [TOOL_CALLS] and a JSON list such as [{"name": "tool", "arguments": {}}] on the '
-    "next line. Otherwise answer in words.\nTools:\n- get_weather(city: string): Weather of a city"
+    "next line. Otherwise answer in words.\nTools:\nget_weather(city: string): Weather of a city"
 )
 
 
