@@ -24,6 +24,7 @@ from typing_extensions import override
 
 from ._langchain_tools import openai_tools, response_format_of
 from .errors import OptionError
+from .tools import shown_place, usable_name
 
 __all__ = ["AnswerParser", "bound_options", "parsed_by"]
 
@@ -47,8 +48,9 @@ def bound_options(schema: Any, method: str, strict: bool | None) -> tuple[dict[s
     model_class = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
     told = {"method": method} if strict is None else {"method": method, "strict": strict}
     if method == "function_calling":
-        tool = openai_tools([schema], strict)[0]
-        name = tool["function"]["name"] if "function" in tool else tool.get("name")
+        function = openai_tools([schema], strict)[0]["function"]
+        name = usable_name(function["name"])  # nobody but the parser sees it, so a class may be Box[int]
+        tool = {"type": "function", "function": {**function, "name": name}}
         options = {"tools": [tool], "tool_choice": name, "parallel_tool_calls": False, "strict": strict}
     else:
         form = {"type": "json_object"} if schema is None else response_format_of(schema, strict)
@@ -94,21 +96,29 @@ class AnswerParser(BaseTransformOutputParser[Any]):
         """
         text = self._text(message)
         try:
-            return self._made(_loads(text))
+            return self._made(_loads(text or ""))
         except (ValueError, RecursionError) as error:  # pydantic's errors are ValueErrors too
-            why = _why(error, message)
+            why = self._why(error, message, called=text is not None)
         # Raised out here: the errors of json and pydantic quote the reply.
-        raise OutputParserException(why, llm_output=text)
+        raise OutputParserException(why, llm_output=_said(message) if text is None else text)
 
-    def _text(self, message: BaseMessage) -> str:
+    def _text(self, message: BaseMessage) -> str | None:
+        """The JSON: of the reply, or of its first call of the tool; None where it makes none."""
         if self.tool is None:
             return str(message.text)
-        if isinstance(message, AIMessageChunk):
-            return next((one["args"] or "{}" for one in message.tool_call_chunks), "")
-        if not isinstance(message, AIMessage):
-            return ""
-        valid = (json.dumps(one["args"], ensure_ascii=False) for one in message.tool_calls)
-        return next(valid, next((one["args"] or "" for one in message.invalid_tool_calls), ""))
+        return next((text for name, text in _calls(message) if name == self.tool), None)
+
+    def _why(self, error: Exception, message: BaseMessage, *, called: bool) -> str:
+        """What is wrong with a reply, without the reply."""
+        if isinstance(error, ValidationError | OldValidationError):
+            schema = response_format_of(self.model_class)["json_schema"]["schema"]
+            shown = "; ".join(_line(one, schema) for one in error.errors()[:_SHOWN_ERRORS])
+            return f"the reply is JSON and does not fit the schema: {shown}"
+        if message.response_metadata.get("finish_reason") == "length":
+            return "the reply ended before its JSON did; raise max_tokens, or ask for less"
+        if not called:
+            return f"the reply makes no call of {self.tool!r}; where a server has no grammars, try method='json_schema'"
+        return "the reply is no JSON; where a server has no grammars, ask for JSON in the prompt and try again"
 
     def _made(self, value: Any) -> Any:
         if self.model_class is None:
@@ -119,7 +129,7 @@ class AnswerParser(BaseTransformOutputParser[Any]):
 
     def _growing(self, message: BaseMessage) -> Any:
         """What can be given of a reply that has not ended; None where that is nothing."""
-        text = self._text(message)
+        text = self._text(message) or ""
         try:
             return parse_json_markdown(text) if self.model_class is None else self._made(_loads(text))
         except (ValueError, RecursionError):
@@ -182,15 +192,22 @@ def _loads(text: str) -> Any:
         return parse_json_markdown(text, parser=whole)
 
 
-def _why(error: Exception, message: BaseMessage) -> str:
-    """What is wrong with a reply, without the reply."""
-    if isinstance(error, ValidationError | OldValidationError):
-        shown = "; ".join(_line(one) for one in error.errors()[:_SHOWN_ERRORS])
-        return f"the reply is JSON and does not fit the schema: {shown}"
-    if message.response_metadata.get("finish_reason") == "length":
-        return "the reply ended before its JSON did; raise max_tokens, or ask for less"
-    return "the reply is no JSON; where a server has no grammars, ask for JSON in the prompt and try again"
+def _calls(message: BaseMessage) -> Iterator[tuple[str | None, str]]:
+    """(name, JSON of the arguments) of a reply's calls, those that are valid first, or of those so far in a stream."""
+    if isinstance(message, AIMessageChunk):
+        for one in message.tool_call_chunks:
+            yield one["name"], one["args"] or "{}"
+    elif isinstance(message, AIMessage):
+        for valid in message.tool_calls:
+            yield valid["name"], json.dumps(valid["args"], ensure_ascii=False)
+        for invalid in message.invalid_tool_calls:
+            yield invalid["name"], invalid["args"] or ""
 
 
-def _line(error: Mapping[str, Any]) -> str:
-    return f"{'.'.join(map(str, error['loc'])) or 'the whole'}: {error['type']}"
+def _said(message: BaseMessage) -> str:
+    """A reply without the call that was asked for."""
+    return "\n".join(filter(None, (str(message.text), *(f"{name}: {text}" for name, text in _calls(message)))))
+
+
+def _line(error: Mapping[str, Any], schema: Any) -> str:
+    return f"{shown_place(error['loc'], schema) or 'the whole'}: {error['type']}"

@@ -29,6 +29,7 @@ from pydantic_core import from_json
 
 from .conversation import CallDelta, Tool, ToolCall
 from .errors import MessageError, ReplyFormatError
+from .tools import usable_name
 
 __all__ = [
     "INVALID",
@@ -48,16 +49,8 @@ __all__ = [
 _CALLS: Final = "tool_calls"
 INVALID: Final = "invalid_tool_calls"
 
-#: What the names of tools in a prompt cannot hold; see `tools.given`.
-_UNUSABLE: Final = re.compile(r"[\s\[\]()\"'`:,{}<>|]")
-
 #: The line that LlamaIndex puts before a function's docstring. The prompt writes the signature anyway.
 _SIGNATURE: Final = re.compile(r"\A\w+\([^\n]*\)(?: -> [^\n]+)?(?:\n|\Z)")
-
-
-def usable_name(name: str) -> str:
-    """A tool's name as a prompt can hold it."""
-    return _UNUSABLE.sub("_", name)[:128]
 
 
 # -- tools in ----------------------------------------------------------------------------------------------------------

@@ -12,12 +12,23 @@ from typing import Final
 
 from .brackets import BRACKETS
 from .command_r import COMMAND_R
-from .given import TOOL_OPTIONS, tooling_of
+from .given import TOOL_OPTIONS, tooling_of, usable_name
 from .reading import CallReader
-from .schemas import list_of_calls
+from .schemas import list_of_calls, shown_place
 from .syntax import Result, Syntax
 
-__all__ = ["SYNTAXES", "TOOL_OPTIONS", "CallReader", "Result", "Syntax", "list_of_calls", "syntax_of", "tooling_of"]
+__all__ = [
+    "SYNTAXES",
+    "TOOL_OPTIONS",
+    "CallReader",
+    "Result",
+    "Syntax",
+    "list_of_calls",
+    "shown_place",
+    "syntax_of",
+    "tooling_of",
+    "usable_name",
+]
 
 SYNTAXES: Final[Mapping[str, Syntax]] = {one.name: one for one in (BRACKETS, COMMAND_R)}
 

@@ -17,12 +17,13 @@ from ..conversation import Tool, Tooling, ToolLanguage
 from ..errors import ToolDefinitionError
 from .schemas import closed
 
-__all__ = ["TOOL_OPTIONS", "tooling_of"]
+__all__ = ["TOOL_OPTIONS", "tooling_of", "usable_name"]
 
 #: The call options that make a Tooling.
 TOOL_OPTIONS: Final = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "strict")
 
-_NAME: Final = re.compile(r"[^\s\[\]()\"'`:,{}<>|]{1,128}")
+_LONGEST: Final = 128
+_UNUSABLE: Final = re.compile(r"[\s\[\]()\"'`:,{}<>|]")
 _WORDS: Final = ("auto", "none", "any", "required")
 _SAID: Final[Mapping[type, str]] = {Mapping: "an object", list: "a list", str: "text"}
 _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
@@ -32,6 +33,11 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "type": (str, list),
 }
 _LANGUAGES: Final = get_args(ToolLanguage)
+
+
+def usable_name(name: str) -> str:
+    """A tool's name as a prompt can hold it, for callers that know the tool by the other name themselves."""
+    return _UNUSABLE.sub("_", name)[:_LONGEST]
 
 
 def tooling_of(options: Mapping[str, Any], language: str = "auto") -> Tooling:
@@ -47,11 +53,18 @@ def tooling_of(options: Mapping[str, Any], language: str = "auto") -> Tooling:
     if language not in _LANGUAGES:
         raise ToolDefinitionError(f"tool_language must be one of {', '.join(_LANGUAGES)}, got {language!r:.40}")
     tools = _tools(options.get("tools"))
+    schema, strict = _format(options.get("response_format"), _flag("strict", options.get("strict"), default=False))
+    if strict and not tools and schema is None:
+        raise ToolDefinitionError(
+            "strict=True holds a reply to tools or to a response format, and there is neither; pass one, or leave "
+            "strict out"
+        )
     return Tooling(
         tools,
         _choice(options.get("tool_choice"), [tool.name for tool in tools]),
         _flag("parallel_tool_calls", options.get("parallel_tool_calls"), default=True),
-        *_format(options.get("response_format"), _flag("strict", options.get("strict"), default=False)),
+        schema,
+        strict,
         language=language,  # type: ignore[arg-type]
     )
 
@@ -86,10 +99,10 @@ def _tool(given: Any, place: int) -> Tool:
             f'tools[{place}] must be {{"type": "function", "function": {{"name": ..., "parameters": ...}}}}'
         )
     name = function["name"]
-    if not _NAME.fullmatch(name):
+    if not name or usable_name(name) != name:
         raise ToolDefinitionError(
-            f"tools[{place}]: a tool's name has 1 to 128 characters, no spaces, brackets, quotes or colons; got "
-            f"{name[:60]!r}"
+            f"tools[{place}]: a tool's name has 1 to {_LONGEST} characters, no spaces, brackets, quotes or colons; got "
+            f"{name[:60]!r}: give it another, a generic class such as Box[int] by a subclass with a name of its own"
         )
     if name in _WORDS:
         raise ToolDefinitionError(f"tools[{place}]: {name!r} is a word of tool_choice; give the tool another name")

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ..conversation import CallForm, Tool, Tooling
 
-__all__ = ["MOST_CALLS", "closed", "list_of_calls"]
+__all__ = ["MOST_CALLS", "closed", "list_of_calls", "shown_place"]
 
 #: A reply's list of calls ends at the latest after this many.
 MOST_CALLS: Final = 16
@@ -108,6 +108,23 @@ def _closed_value(key: str, value: Any, place: str, composed: frozenset[str], pa
     if key in _NAMED and isinstance(value, Mapping) and key not in ("patternProperties", "dependentSchemas"):
         return {name: _closed(one, f"{place}/{name}", composed, stays_open=False) for name, one in value.items()}
     return value
+
+
+def shown_place(place: Sequence[object], schema: Any) -> str:
+    """Where in a reply something is wrong, in the schema's own names: a key that the reply chose is shown as `*`."""
+    known = set(_property_names(schema))
+    return ".".join(str(one) if isinstance(one, int) or one in known else "*" for one in place)
+
+
+def _property_names(schema: Any) -> Iterator[str]:
+    if isinstance(schema, list):
+        for one in schema:
+            yield from _property_names(one)
+    if isinstance(schema, Mapping):
+        for key, value in schema.items():
+            if key == "properties" and isinstance(value, Mapping):
+                yield from value
+            yield from _property_names(value)
 
 
 def list_of_calls(tooling: Tooling, form: CallForm) -> str:

@@ -3,7 +3,7 @@
 import json
 from datetime import date
 from itertools import pairwise
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Generic, Literal, TypedDict, TypeVar
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
@@ -19,6 +19,7 @@ from karakuri_integrations.langchain import ChatKarakuri
 
 METHODS = ["json_schema", "function_calling", "json_mode"]
 OPENER = "[TOOL_CALLS]\n"
+Value = TypeVar("Value")
 
 
 class Joke(BaseModel):
@@ -196,6 +197,65 @@ def test_what_a_server_without_grammars_may_send(reply: str, says: str) -> None:
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
     assert caught.value.llm_output == reply
+
+
+def test_keys_that_the_reply_made_up_are_not_in_the_error() -> None:
+    class Counts(BaseModel, extra="forbid"):
+        counts: dict[str, int] = {}
+
+    class OldCounts(OldModel):
+        counts: dict[str, int] = {}
+
+        class Config:
+            extra = "forbid"
+
+    for form in (Counts, OldCounts):
+        for reply, where in (('{"secret": 1}', r"\*: "), ('{"counts": {"secret": "x"}}', r"counts\.\*: ")):
+            with pytest.raises(OutputParserException, match=f"does not fit the schema: {where}") as caught:
+                scripted(reply).with_structured_output(form).invoke("q")
+            assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", [Joke, Joke.model_json_schema()], ids=["class", "schema"])
+def test_a_call_of_another_tool_is_no_answer(form: Any) -> None:
+    """A server without grammars may call what it likes."""
+    reply = f'[{{"name": "Story", "arguments": {VALUE}}}]'
+    structured = ChatKarakuri(engine=ScriptedEngine(lambda _: reply)).with_structured_output(
+        form, method="function_calling"
+    )
+    with pytest.raises(OutputParserException, match="makes no call of 'Joke'") as caught:
+        structured.invoke("q")
+    assert caught.value.llm_output == f"Story: {VALUE}"
+    with pytest.raises(OutputParserException, match="makes no call of 'Joke'"):
+        list(structured.stream("q"))
+    both = reply[:-1] + f', {{"name": "Joke", "arguments": {VALUE}}}]'
+    llm = ChatKarakuri(engine=ScriptedEngine(lambda _: both))
+    found = llm.with_structured_output(form, method="function_calling").invoke("q")
+    assert (found if isinstance(found, dict) else found.model_dump())["rating"] == 3
+
+
+def test_a_reply_in_words_where_a_call_was_asked_for_is_kept() -> None:
+    llm = ChatKarakuri(engine=ScriptedEngine(lambda _: "No joke."))
+    with pytest.raises(OutputParserException, match="makes no call of 'Joke'") as caught:
+        llm.with_structured_output(Joke, method="function_calling").invoke("q")
+    assert caught.value.llm_output.endswith("No joke.")
+
+
+class Box(BaseModel, Generic[Value]):
+    """A box."""
+
+    content: Value
+
+
+async def test_generic_classes() -> None:
+    call = '[{"name": "Box_int_", "arguments": {"content": 3}}]'
+    llm = ChatKarakuri(engine=ScriptedEngine(lambda prompt: call if prompt.endswith(OPENER) else '{"content": 3}'))
+    for method in METHODS:
+        structured = llm.with_structured_output(Box[int], method=method)
+        assert structured.invoke("q") == Box[int](content=3)
+        assert [one async for one in structured.astream("q")][-1] == Box[int](content=3)
+    with pytest.raises(ToolDefinitionError, match=r"got 'Box\[int\]': .*a subclass"):
+        llm.bind_tools([Box[int]])
 
 
 def test_fenced_json_is_read() -> None:
