@@ -166,9 +166,7 @@ async def test_the_system_prompt_and_options_go_along(mode: PydanticProgramMode)
     options = {"attributes": {"humor": 2}, "temperature": 0.5, "tool_choice": "required"}
     llm.structured_predict(Temple, PROMPT, llm_kwargs=dict(options), place="京都")
     await llm.astructured_predict(Temple, PROMPT, llm_kwargs=dict(options), place="京都")
-    asynchronous = mode in (PydanticProgramMode.DEFAULT, PydanticProgramMode.LLM)
-    for prompt in llm.engine.prompts[: 2 if asynchronous else 1]:
-        assert "寺に詳しい案内人です。" in prompt
+    assert all("寺に詳しい案内人です。" in prompt for prompt in llm.engine.prompts)
     assert all("humor: 2" in prompt for prompt in llm.engine.prompts)
     assert [one.temperature for one in llm.engine.samplings] == [0.5, 0.5]
 
@@ -191,7 +189,7 @@ def test_the_prompt_is_left_as_it_was() -> None:
     ],
 )
 async def test_a_reply_that_does_not_fit_is_a_typed_error(reply: str, where: str) -> None:
-    llm = scripted(reply, reply)
+    llm = scripted(reply, reply, reply, reply)
     with pytest.raises(ReplyFormatError, match=f"the reply is no Temple: {where}") as caught:
         llm.structured_predict(Temple, PROMPT, place="京都")
     assert isinstance(caught.value, ValueError)
@@ -200,14 +198,83 @@ async def test_a_reply_that_does_not_fit_is_a_typed_error(reply: str, where: str
     assert caught.value.__cause__ is caught.value.__context__ is None
     with pytest.raises(ReplyFormatError):
         await llm.astructured_predict(Temple, PROMPT, place="京都")
+    with pytest.raises(ReplyFormatError, match=f"the reply is no Temple: {where}"):
+        list(llm.stream_structured_predict(Temple, PROMPT, place="京都"))
+    with pytest.raises(ReplyFormatError, match=f"the reply is no Temple: {where}"):
+        [one async for one in await llm.astream_structured_predict(Temple, PROMPT, place="京都")]
 
 
-def test_a_stream_that_is_cut_ends_with_what_there_was(mode: PydanticProgramMode) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ('{"name": "秘密", "year": -1}', "the reply is no Temple: year: greater_than_equal"),
+        ('{"name": "秘密", "year": 1, "tags": [7]}', "the reply is no Temple: tags.0: string_type"),
+    ],
+)
+async def test_arguments_that_do_not_fit_are_a_typed_error(arguments: str, says: str) -> None:
+    reply = f'[{{"name": "Temple", "arguments": {arguments}}}]'
+    llm = scripted(reply, reply, reply, pydantic_program_mode=PydanticProgramMode.FUNCTION)
+    for caught in (
+        lambda: llm.structured_predict(Temple, PROMPT, place="京都"),
+        lambda: list(llm.stream_structured_predict(Temple, PROMPT, place="京都")),
+    ):
+        with pytest.raises(ReplyFormatError, match=says) as failed:
+            caught()
+        assert "秘密" not in str(failed.value)
+    with pytest.raises(ReplyFormatError, match=says):
+        await llm.astructured_predict(Temple, PROMPT, place="京都")
+
+
+async def test_keys_that_the_reply_made_up_are_not_in_the_error() -> None:
+    class Closed(BaseModel, extra="forbid"):
+        counts: dict[str, int] = {}
+
+    for reply, where in (('{"秘密": 1}', r"\*"), ('{"counts": {"秘密": "x"}}', r"counts\.\*")):
+        with pytest.raises(ReplyFormatError, match=f"the reply is no Closed: {where}: ") as caught:
+            scripted(reply).structured_predict(Closed, PROMPT, place="京都")
+        assert "秘密" not in str(caught.value)
+
+
+async def test_a_stream_that_is_cut_gives_what_there_was_and_ends_with_an_error(mode: PydanticProgramMode) -> None:
     function = mode in (PydanticProgramMode.FUNCTION, PydanticProgramMode.OPENAI)
     text = FORCED if function else JSON
-    llm = scripted(text, pydantic_program_mode=mode, max_tokens=text.index("京都") + 1)
-    last = list(llm.stream_structured_predict(Temple, PROMPT, place="京都"))[-1]
-    assert (last.name, last.year) == ("清水寺", 778)
+    llm = scripted(text, text, pydantic_program_mode=mode, max_tokens=text.index("京都") + 1)
+    seen: list[Any] = []
+    with pytest.raises(ReplyFormatError, match="max_tokens") as caught:
+        seen.extend(llm.stream_structured_predict(Temple, PROMPT, place="京都"))
+    assert (seen[-1].name, seen[-1].year) == ("清水寺", 778)
+    assert "清水" not in str(caught.value)
+    aseen: list[Any] = []
+    with pytest.raises(ReplyFormatError, match="max_tokens"):
+        async for one in await llm.astream_structured_predict(Temple, PROMPT, place="京都"):
+            aseen.append(one)
+    assert [one.model_dump() for one in aseen] == [one.model_dump() for one in seen]
+
+
+async def test_a_stream_of_fenced_json_ends_with_the_object() -> None:
+    reply = MODES[PydanticProgramMode.LLM]
+    llm = scripted(reply, reply, pydantic_program_mode=PydanticProgramMode.LLM)
+    assert list(llm.stream_structured_predict(Temple, PROMPT, place="京都"))[-1] == KIYOMIZU
+    found = [one async for one in await llm.astream_structured_predict(Temple, PROMPT, place="京都")]
+    assert found[-1] == KIYOMIZU
+
+
+async def test_a_stream_that_is_closed_stops_the_engine(mode: PydanticProgramMode) -> None:
+    closed = []
+
+    class Engine(ScriptedEngine):
+        def stream(self, prompt: Any, sampling: Any) -> Any:
+            try:
+                yield from super().stream(prompt, sampling)
+            finally:
+                closed.append(len(closed))
+
+    streamed = JSON if mode is PydanticProgramMode.LLM else MODES[mode]
+    llm = KarakuriLLM(engine=Engine([streamed, streamed]), pydantic_program_mode=mode)
+    items = llm.stream_structured_predict(Temple, PROMPT, place="京都")
+    next(items)
+    items.close()
+    assert closed == [0]
 
 
 async def test_spans_and_events(events: Any, spans: Any) -> None:
