@@ -43,7 +43,7 @@ from ._llama_index_fields import (
 from ._llama_index_messages import Answer, to_messages, to_values
 from ._llama_index_structured import StructuredPredict
 from ._llama_index_tools import checked_selections, offered
-from .attributes import AttributeLike, PolicyMode
+from .attributes import AttributeLike, PolicyMode, SteeringAttributes
 from .conversation import ToolLanguage
 from .errors import OptionError
 from .provider import OverflowPolicy, Provider, check_options, unknown_option
@@ -236,7 +236,7 @@ class KarakuriLLM(PreparesTools, StructuredPredict):
             **payload,
             "model": payload["model_name"],
             "temperature": self.temperature,
-            "attributes": dict(self._provider.own_attributes),
+            "attributes": dict(SteeringAttributes.overlay(self.attributes)),
         }
 
     # -- the eight entry points ------------------------------------------------------------------------------------

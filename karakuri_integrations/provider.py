@@ -10,7 +10,7 @@ import asyncio
 import difflib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias, cast
 
@@ -252,10 +252,14 @@ class Provider:
     def engine(self, model: str | None = None) -> Engine:
         """The engine that answers; `model` is a call's override."""
         if model is None or (self.fields.engine is not None and model == self.fields.engine.model):
-            return open_engine(self.fields)
+            return self._engine
         revision = self.fields.revision if model == self.fields.model else None  # another model has other commits
         template = None if family_of_model(model) is not None else self.fields.template
         return open_engine(replace(self.fields, model=model, revision=revision, template=template))
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return open_engine(self.fields)
 
     def user(self, text: str, extra: Mapping[str, Any], index: int) -> Message:
         """A user message with the attributes in its extra keys, after the policy."""

@@ -30,6 +30,7 @@ from ..errors import (
     RemoteTimeoutError,
     StreamInterruptedError,
 )
+from .proxies import proxy_of
 from .watchdog import Watched, watch
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _import_urllib3() -> Any:
 def _sync_pool(url: str) -> Any:
     """This process's pool for a URL: through the environment's proxy (HTTP_PROXY, NO_PROXY), where there is one."""
     global _sync
-    proxy = _proxy_of(url)
+    proxy = proxy_of(url)
     with _lock:
         if _sync is None or _sync[0] != os.getpid():
             _sync = (os.getpid(), {})
@@ -180,15 +181,6 @@ def _watched(urllib3: Any, manager: Any) -> Any:
 
     manager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
     return manager
-
-
-def _proxy_of(url: str) -> str:
-    from urllib.request import getproxies, proxy_bypass
-
-    parts = urlsplit(url)
-    if not parts.hostname or proxy_bypass(parts.hostname):
-        return ""
-    return getproxies().get(parts.scheme) or ""
 
 
 def _socket_of(response: Any) -> Any:
@@ -473,7 +465,7 @@ async def aopen(
         async with asyncio.timeout(max(seconds, 0.001)):
             response = await session.request(
                 request.method, request.url, data=request.body, headers=dict(request.headers), timeout=patience,
-                allow_redirects=False, raise_for_status=False, proxy=_proxy_of(request.url) or None,
+                allow_redirects=False, raise_for_status=False, proxy=proxy_of(request.url) or None,
             )  # fmt: skip
         if shared is not None:
             shared.open += 1

@@ -612,3 +612,16 @@ def test_the_shapes_are_the_completion_routes(server: Loopback) -> None:
     assert sent.path.endswith("/v1/completions")
     assert sent.json["stream"] is True
     assert sent.headers["authorization"] == "Bearer sk-test"
+
+
+@BOTH
+def test_a_call_makes_one_engine_and_few_for_what_is_shown_of_it(
+    make: Make, server: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making one reads addresses and headers; at 50 tokens a reply it would cost more than the tokens."""
+    from karakuri_integrations import provider
+
+    model, made, open_engine = make(server), [], provider.open_engine
+    monkeypatch.setattr(provider, "open_engine", lambda fields: made.append(fields) or open_engine(fields))
+    model.ask(Question("engines", 2))
+    assert 1 <= len(made) <= 3  # for the call; for LangChain's parameters and tracing, for LlamaIndex's payload

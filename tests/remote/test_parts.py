@@ -9,6 +9,7 @@ import pytest
 from karakuri_integrations.engines.addresses import addresses_of, split_credentials
 from karakuri_integrations.engines.balancing import Endpoint, Endpoints
 from karakuri_integrations.engines.exchange import Private
+from karakuri_integrations.engines.proxies import proxy_of
 from karakuri_integrations.engines.retrying import backoff, may_retry, retry_after
 from karakuri_integrations.engines.sse import EventTooLargeError, Lines, ServerSentEvents
 from karakuri_integrations.errors import OptionError
@@ -128,3 +129,23 @@ def test_quotations_hold_no_secret_and_no_prompt() -> None:
     assert "富士山" not in private.scrub("input: 富士山について三行で詳しく教えてください。できれば歴史も")
     assert "abcd" not in private.scrub("x abcd y")
     assert len(private.scrub("e" * 5000)) == 500
+
+
+def test_the_proxy_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert proxy_of("http://gpu.invalid/v1") == ""
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.invalid:8080")
+    assert proxy_of("http://gpu.invalid/v1") == "http://proxy.invalid:8080"
+    assert proxy_of("https://gpu.invalid/v1") == ""
+    monkeypatch.setenv("NO_PROXY", "gpu.invalid")
+    assert proxy_of("http://gpu.invalid/v1") == ""
+    assert proxy_of("http://other.invalid/v1") == "http://proxy.invalid:8080"
+
+
+def test_the_proxy_is_looked_up_once_while_the_environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setenv("HTTPS_PROXY", "http://once.invalid:1")
+    monkeypatch.setattr("urllib.request.getproxies", lambda: asked.append(1) or {"https": "http://once.invalid:1"})
+    assert [proxy_of("https://once.invalid/v1") for _ in range(5)] == ["http://once.invalid:1"] * 5
+    assert len(asked) == 1
