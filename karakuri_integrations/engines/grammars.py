@@ -13,6 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..conversation import Grammar
@@ -40,6 +41,14 @@ def _import() -> Any:
     return llguidance
 
 
+@dataclass(eq=False)
+class _Compiled:
+    """What was made of a grammar, once it was."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    matcher: Any = None
+
+
 class Grammars:
     """The compiled grammars of one tokenizer; threads share it.
 
@@ -56,14 +65,15 @@ class Grammars:
         self.tokenizer = _import().LLTokenizer(description, n_vocab=self.size, eos_token=end)
         texts = [bytes_of(one) if one < tokens else b"" for one in range(width)]
         self.endings = Endings(texts)
-        self._compiled: OrderedDict[Grammar, Any] = OrderedDict()
+        self._compiled: OrderedDict[Grammar, _Compiled] = OrderedDict()
         self._lock = threading.Lock()
         #: Masks are computed here while the model computes.
         self.threads = ThreadPoolExecutor(1, "karakuri-grammar")
 
     def __contains__(self, grammar: object) -> bool:
         """Whether it is compiled already, so that `constraint` takes no time."""
-        return grammar in self._compiled
+        found = self._compiled.get(grammar)  # type: ignore[call-overload]  # any object may be asked for
+        return found is not None and found.matcher is not None
 
     def constraint(self, grammar: Grammar, room: int) -> Constraint:
         """The grammar at the beginning of a reply of at most `room` tokens.
@@ -71,16 +81,24 @@ class Grammars:
         Raises:
             UnsupportedSchemaError: no grammar can be made of the schema; names the word that is the cause.
         """
+        matcher = self._matcher(grammar)
+        return Constraint(self, matcher, room, text=bool(grammar.opener) and grammar.text_schema is None)
+
+    def _matcher(self, grammar: Grammar) -> Any:
+        """A matcher at the beginning. The same grammar is compiled once, however many threads ask for it at once."""
         with self._lock:
-            found = self._compiled.pop(grammar, None)
-        if found is None:  # compiled outside of the lock: a large schema must not hold up the others
-            found = self._compile(grammar)
-        with self._lock:
-            self._compiled[grammar] = found
+            found = self._compiled.setdefault(grammar, _Compiled())
+            self._compiled.move_to_end(grammar)
             while len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
-            copy = found.deep_copy()
-        return Constraint(self, copy, room, text=bool(grammar.opener) and grammar.text_schema is None)
+        with found.lock:  # its own: a large schema must not hold up the others
+            try:
+                if found.matcher is None:
+                    found.matcher = self._compile(grammar)
+            finally:
+                if found.matcher is None:  # what is refused takes no place of what is not
+                    self._compiled.pop(grammar, None)
+            return found.matcher.deep_copy()
 
     def _compile(self, grammar: Grammar) -> Any:
         found = _import().LLMatcher(self.tokenizer, _lark(grammar), log_level=0)

@@ -376,6 +376,47 @@ def test_what_was_compiled_is_forgotten_in_turn(engine, monkeypatch):
     assert [one in found for one in made] == [False, True, True]
 
 
+def test_threads_that_want_the_same_grammar_compile_it_once(engine, monkeypatch):
+    found, compiled = engine._shared.grammars(2), []
+    compile_ = Grammars._compile
+
+    def slow(self, grammar):
+        compiled.append(grammar)
+        time.sleep(0.05)
+        return compile_(self, grammar)
+
+    monkeypatch.setattr(Grammars, "_compile", slow)
+    grammar = Grammar(json.dumps(object_of(wanted_by_all={"enum": ["x", "y"]})))
+    begin, masks = threading.Barrier(8), []
+
+    def want():
+        begin.wait()
+        for _ in range(20):
+            masks.append(found.constraint(grammar, 50).allowed().tobytes())
+            assert grammar in found
+
+    threads = [threading.Thread(target=want) for _ in range(8)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert compiled == [grammar]
+    assert len(masks) == 160
+    assert len(set(masks)) == 1
+
+
+def test_what_is_refused_takes_no_place(engine, monkeypatch):
+    monkeypatch.setattr(grammars, "_KEPT", 2)
+    found = engine._shared.grammars(2)
+    good = Grammar(json.dumps(object_of(good={"type": "null"})))
+    found.constraint(good, 50)
+    for word in "abc":
+        with pytest.raises(UnsupportedSchemaError):
+            found.constraint(Grammar(json.dumps({"$ref": f"#/$defs/{word}"})), 50)
+    assert good in found
+    assert len(found._compiled) == 1
+
+
 # Sampling
 
 
