@@ -28,7 +28,7 @@ from llama_index.core.tools.types import BaseTool, ToolMetadata
 from pydantic_core import from_json
 
 from .conversation import CallDelta, Tool, ToolCall
-from .errors import MessageError, ReplyFormatError
+from .errors import MessageError, OptionError, ReplyFormatError
 from .tools import usable_name
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "openai_tool",
     "tool_options",
     "usable_name",
+    "without_calls",
 ]
 
 #: Where OpenAI's form of the calls stands in `additional_kwargs`, and where those that cannot be run do.
@@ -86,6 +87,17 @@ def tool_options(tools: Sequence[Any], parallel: bool, required: bool, options: 
     if tools:
         options |= {"tools": [openai_tool(tool) for tool in tools], "parallel_tool_calls": parallel}
     return options if choice is None else {**options, "tool_choice": choice}
+
+
+def without_calls(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a completion, whose text holds no calls; a choice that asks for none is what it does anyway.
+
+    Raises:
+        OptionError: tools, or a choice that asks for a call.
+    """
+    if options.get("tools") or options.get("tool_choice") not in (None, False, "none", "auto"):
+        raise OptionError("a completion holds no tool calls; use chat or chat_with_tools for tools=")
+    return {name: value for name, value in options.items() if name not in ("tools", "tool_choice")}
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ from ._llama_index_fields import (
 )
 from ._llama_index_messages import Answer, to_messages, to_values
 from ._llama_index_structured import StructuredPredict
-from ._llama_index_tools import checked_selections, offered
+from ._llama_index_tools import checked_selections, offered, without_calls
 from .attributes import AttributeLike, PolicyMode, SteeringAttributes
 from .conversation import ToolLanguage
 from .errors import OptionError
@@ -377,10 +377,8 @@ class KarakuriLLM(PreparesTools, StructuredPredict):
         return Plan(provider, to_values(to_messages(messages), provider), options, offer)
 
     def _completion(self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]) -> Plan:
-        options, provider, template = check_options(kwargs), self._provider, self.completion_to_prompt
+        options, provider, template = without_calls(check_options(kwargs)), self._provider, self.completion_to_prompt
         checked_text(prompt, "prompt")
-        if options.get("tools") or options.get("tool_choice"):
-            raise OptionError("a completion holds no tool calls; use chat or chat_with_tools for tools=")
         if formatted:
             return Plan(provider, prompt, options)
         if template is not None and not isinstance(template, _OwnTemplate):

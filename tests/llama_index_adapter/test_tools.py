@@ -265,9 +265,24 @@ def test_attributes_are_never_arguments() -> None:
 
 
 def test_completions_have_no_calls() -> None:
-    for options in ({"tools": [WEATHER]}, {"tool_choice": "auto"}):
+    for options in (
+        {"tools": [WEATHER]}, {"tools": [WEATHER], "tool_choice": "none"}, {"tool_choice": "required"},
+        {"tool_choice": True}, {"tool_choice": "get_weather"},
+    ):  # fmt: skip
         with pytest.raises(OptionError, match="chat_with_tools"):
             scripted("a").complete("q", **options)
+
+
+@pytest.mark.parametrize("choice", ["none", "auto", False, None])
+@pytest.mark.parametrize("formatted", [True, False])
+async def test_a_completion_takes_a_choice_that_asks_for_no_call(choice: Any, formatted: bool) -> None:
+    llm = scripted("a", "a", "a", "a")
+    options = {"tool_choice": choice, "formatted": formatted}
+    assert llm.complete("q", **options).text == "a"
+    assert (await llm.acomplete("q", **options)).text == "a"
+    assert list(llm.stream_complete("q", **options))[-1].text == "a"
+    llm.complete("q", formatted=formatted)
+    assert len(set(llm.engine.prompts)) == 1
 
 
 def test_a_template_of_ones_own_has_no_tools() -> None:
