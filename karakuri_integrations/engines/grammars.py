@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -22,7 +22,7 @@ from .endings import Endings, allowed_tokens
 from .hub import INSTALL_HINT
 from .schema_words import prepared, refusal
 
-__all__ = ["Constraint", "Grammars"]
+__all__ = ["Constraint", "Grammars", "fitting"]
 
 _KEPT: Final = 64
 #: With so many tokens more than the known end takes, an end is looked for beside the model instead of before the token.
@@ -42,7 +42,7 @@ def _import() -> Any:
 
 
 @dataclass(eq=False)
-class _Compiled:
+class _Kept:
     """What was made of a grammar, once it was."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -65,7 +65,7 @@ class Grammars:
         self.tokenizer = _import().LLTokenizer(description, n_vocab=self.size, eos_token=end)
         texts = [bytes_of(one) if one < tokens else b"" for one in range(width)]
         self.endings = Endings(texts)
-        self._compiled: OrderedDict[Grammar, _Compiled] = OrderedDict()
+        self._compiled: OrderedDict[Grammar, _Kept] = OrderedDict()
         self._lock = threading.Lock()
         #: Masks are computed here while the model computes.
         self.threads = ThreadPoolExecutor(1, "karakuri-grammar")
@@ -87,7 +87,7 @@ class Grammars:
     def _matcher(self, grammar: Grammar) -> Any:
         """A matcher at the beginning. The same grammar is compiled once, however many threads ask for it at once."""
         with self._lock:
-            found = self._compiled.setdefault(grammar, _Compiled())
+            found = self._compiled.setdefault(grammar, _Kept())
             self._compiled.move_to_end(grammar)
             while len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
@@ -101,24 +101,42 @@ class Grammars:
             return found.matcher.deep_copy()
 
     def _compile(self, grammar: Grammar) -> Any:
-        found = _import().LLMatcher(self.tokenizer, _lark(grammar), log_level=0)
-        if found.is_error():
-            raise refusal(found.get_error())
-        return found
+        return _compiled(self.tokenizer, _lark(grammar))
 
 
-def _lark(grammar: Grammar) -> str:
+def fitting(grammar: Grammar, reply: str) -> int | None:
+    """How many characters of a reply fit the grammar; None where it is a whole reply of it.
+
+    White space between the parts of JSON is free here. Keys must stand in the schema's order, and characters as they
+    are: a model that is held to the grammar writes nothing else.
+    """
+    matcher = _compiled(_import().LLTokenizer("byte"), _lark(grammar, style={}))
+    sent = reply.encode()
+    taken = matcher.try_consume_tokens(list(sent))
+    if taken == len(sent) and matcher.is_accepting():
+        return None
+    return len(sent[:taken].decode(errors="ignore"))
+
+
+def _compiled(tokenizer: Any, lark: str) -> Any:
+    found = _import().LLMatcher(tokenizer, lark, log_level=0)
+    if found.is_error():
+        raise refusal(found.get_error())
+    return found
+
+
+def _lark(grammar: Grammar, style: Mapping[str, Any] = _STYLE) -> str:
     """The grammar in llguidance's Lark dialect
     (https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md)."""
     lead = f"{json.dumps(grammar.lead)}? " if grammar.lead else ""
     held = f"held {json.dumps(grammar.closer)}?" if grammar.closer else "held"
-    rules = [f"held: %json {_styled(grammar.schema)}"]
+    rules = [f"held: %json {_styled(grammar.schema, style)}"]
     opener = json.dumps(grammar.opener)
     if not grammar.opener:
         start = lead + held
     elif grammar.text_schema is not None:
         start = f"{lead}answer | {lead}{opener} {held}"
-        rules.append(f"answer: %json {_styled(grammar.text_schema)}")
+        rules.append(f"answer: %json {_styled(grammar.text_schema, style)}")
     else:
         start = f"TEXT | before {held}"
         rules.append(f"TEXT: /(.|\\n)*/ & ~/(.|\\n)*{_literally(grammar.opener)}(.|\\n)*/")
@@ -126,8 +144,8 @@ def _lark(grammar: Grammar) -> str:
     return "\n".join([f"start: {start}", *rules])
 
 
-def _styled(schema: str) -> str:
-    return json.dumps({**prepared(json.loads(schema)), "x-guidance": _STYLE})
+def _styled(schema: str, style: Mapping[str, Any]) -> str:
+    return json.dumps({**prepared(json.loads(schema)), "x-guidance": dict(style)})
 
 
 def _literally(text: str) -> str:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
-from ..conversation import Piece, Prompt, Sampling, Usage
+from ..conversation import CallForm, Grammar, Piece, Prompt, Sampling, Usage
 from ..errors import ContextOverflowError, ScriptError
 from ..templates import Family, family_of_model, family_of_template, unknown_model
 
@@ -25,6 +25,10 @@ class ScriptedEngine:
         context_window: tokens; the family's by default. A token is one character, a control token one.
 
     `prompts` lists the prompt texts it was sent, in order. After the last reply it raises ScriptError.
+
+    Replies are given as they stand in the script, also where tools or a response format ask for another form: so it
+    answers as a server without grammars does. Under `strict=True` a reply that no model held to the schema could give
+    is a ScriptError (this needs llguidance).
     """
 
     def __init__(
@@ -64,6 +68,11 @@ class ScriptedEngine:
         return self._family
 
     @property
+    def grammars(self) -> bool:
+        """Nothing is held to a schema; what a script says under `strict` is checked."""
+        return False
+
+    @property
     def context_window(self) -> int:
         return self._window
 
@@ -83,6 +92,8 @@ class ScriptedEngine:
         if room < 1 or (sampling.max_tokens or 0) > room:
             raise ContextOverflowError(n_prompt, sampling.max_tokens, self._window)
         reply = self._next(prompt, sampling)
+        if prompt.grammar is not None and prompt.grammar.strict:
+            _check(reply, prompt.grammar, prompt.calls)
         limit = sampling.max_tokens or room
         for place, character in enumerate(reply[:limit], 1):
             yield Piece(character, Usage(n_prompt, place))
@@ -106,3 +117,16 @@ class ScriptedEngine:
         if isinstance(reply, BaseException):
             raise reply
         return reply
+
+
+def _check(reply: str, grammar: Grammar, calls: CallForm | None) -> None:
+    from .grammars import fitting
+
+    if calls is not None and calls.begun:  # the prompt ends with the opener, which a script may repeat
+        reply = reply.lstrip().removeprefix(calls.opener.rstrip()).lstrip()
+    good = fitting(grammar, reply)
+    if good is not None:
+        raise ScriptError(
+            f"under strict=True this reply of the script leaves its schema after {good} characters; write JSON that "
+            "fits it, with the keys in the schema's order, or leave strict out to have any reply read as it is"
+        )
