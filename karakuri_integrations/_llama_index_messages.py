@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
 
 from llama_index.core.base.llms.types import (
     CachePoint,
@@ -154,8 +154,7 @@ class _ReplyMessage(ChatMessage):
         super().__setattr__(name, value)
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):  # one is made for every token
     """A reply so far, or whole: then it has a report. `delta` is None where nothing was streamed."""
 
     text: str
@@ -172,6 +171,8 @@ class Answer:
         return CompletionResponse(text=self.text, delta=self.delta, **self._extras())
 
     def _message(self) -> ChatMessage:
+        if self.report is None and not self.calls:  # most items of a stream
+            return ChatMessage(role=MessageRole.ASSISTANT, blocks=[TextBlock(text=self.text)])
         # Without text a call's message has no text block: other providers refuse an empty one in history.
         blocks: list[ContentBlock] = [TextBlock(text=self.text)] if self.text or not self.calls else []
         blocks.extend(call_blocks(self.calls))
@@ -192,12 +193,14 @@ class Answers:
         self._call, self._offer = call, offer
         self._text = ""
         self._calls = Calls()
+        self._offered: tuple[ToolCall, ...] = ()
 
     def push(self, delta: Delta) -> Answer:
         self._text += delta.text
-        calls = self._offer.calls(self._calls.push(delta.fragments))
+        if delta.fragments:
+            self._offered = self._offer.calls(self._calls.push(delta.fragments))
         if delta.finish_reason is None:
-            return Answer(self._text, delta.text, None, calls)
+            return Answer(self._text, delta.text, None, self._offered)
         report = _report(self._call, delta.usage, delta.finish_reason)
         return Answer(self._text, delta.text, report, self._offer.calls(delta.calls))
 

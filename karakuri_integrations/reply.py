@@ -12,14 +12,18 @@ The text passes four stages, each of which holds back only what a later characte
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from .conversation import CallDelta, Delta, Piece, Prompt, Usage
+from .conversation import CallDelta, Delta, FinishReason, Piece, Prompt, ToolCall, Usage
 from .escaping import held_back, unescape
 from .tools import CallReader
 
 __all__ = ["Decoder", "Unescape"]
+
+
+_NO_FRAGMENTS: Final[Sequence[CallDelta]] = ()
 
 
 class Decoder:
@@ -29,7 +33,7 @@ class Decoder:
         self._escaped = Unescape(prompt.literals)
         self._called = Unescape(prompt.literals)
         self._calls = CallReader(prompt.calls, self._called.push) if prompt.calls is not None else None
-        self._stop = _Stop(stop)
+        self._stop = _Stop(stop) if stop else None
         self._strip = _Strip() if prompt.strip_reply else None
         self._sent: list[str] = []
         self.usage: Usage | None = None
@@ -43,33 +47,41 @@ class Decoder:
     @property
     def received(self) -> str:
         """Everything given out and what is still held back: the exact text received so far, calls included."""
-        text = self.text + (self._strip.buffer if self._strip else "") + self._stop.buffer + self._escaped.held
+        text = self.text + (self._strip.buffer if self._strip else "") + (self._stop.buffer if self._stop else "")
+        text += self._escaped.held
         return text + ((self._calls.held + self._called.held) if self._calls else "")
 
-    def push(self, piece: Piece) -> Iterator[Delta]:
+    def push(self, piece: Piece) -> Sequence[Delta]:
         """The deltas this piece completes: none, one, or the last one."""
-        self.usage = piece.usage or self.usage
-        reason, fragments = piece.finish_reason, list[CallDelta]()
-        last = reason is not None
-        text, opened = piece.text, False
+        text, usage, reason = piece
+        self.usage = usage or self.usage
+        last = flush = reason is not None
+        stopped, fragments = False, _NO_FRAGMENTS
         if self._calls:
             text, fragments = self._calls.push(text, last=last)
-            opened = self._calls.opened
-        text = self._escaped.push(text, last=last or opened)
-        text, stopped = self._stop.push(text, last=last or opened)
-        if stopped:
-            reason, fragments = "stop", []
+            flush = last or self._calls.opened
+        text = self._escaped.push(text, flush)
+        if self._stop:
+            text, stopped = self._stop.push(text, last=flush)
         if self._strip:
             text = self._strip.push(text)
         self._sent.append(text)
+        if stopped:
+            return self._ended(text, "stop")
         if reason is not None:
-            self.done = True
-            calls = self._calls.calls() if self._calls and not stopped else ()
-            if calls and reason == "stop":
-                reason = "tool_calls"
-            yield Delta(text, self.usage, reason, tuple(fragments), calls)
-        elif text or fragments:
-            yield Delta(text, fragments=tuple(fragments))
+            return self._ended(text, reason, fragments, self._calls.calls() if self._calls else ())
+        return (Delta(text, fragments=tuple(fragments)),) if text or fragments else ()
+
+    def _ended(
+        self,
+        text: str,
+        reason: FinishReason,
+        fragments: Sequence[CallDelta] = (),
+        calls: tuple[ToolCall, ...] = (),
+    ) -> Sequence[Delta]:
+        self.done = True
+        reason = "tool_calls" if calls and reason == "stop" else reason
+        return (Delta(text, self.usage, reason, tuple(fragments), calls),)
 
 
 @dataclass

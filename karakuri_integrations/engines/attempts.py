@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ..conversation import CONTROL_TEXTS, Piece, Prompt, Sampling
 from ..errors import (
@@ -127,7 +127,7 @@ class Reader:
 
     def push(self, piece: Piece) -> Iterable[Piece]:
         if self.unescape:
-            piece = replace(piece, text=self.unescape.push(piece.text, last=piece.finish_reason is not None))
+            piece = piece._replace(text=self.unescape.push(piece.text, last=piece.finish_reason is not None))
         if self.continues:
             piece = self.continues(piece)
         return self.opening.push(piece) if self.opening else (piece,)

@@ -228,7 +228,14 @@ class Exchange:
             if data.strip() == b"[DONE]":
                 self._last_word()
                 continue
-            yield from self._take(self._event(name, data))
+            event = self._event(name, data)
+            if event.usage is not None:
+                self._usage = event.usage
+            if event.text:
+                self._said = True
+                yield Piece(_whole_characters(event.text), self._usage)
+            if event.finish_reason or event.done:  # some servers send "" until there is a reason
+                self._ending(event)
 
     def _event(self, name: str, data: bytes) -> Event:
         self.began = self._fresh = True
@@ -255,13 +262,8 @@ class Exchange:
             return None
         return event if isinstance(event.text, str) else None
 
-    def _take(self, event: Event) -> Iterator[Piece]:
-        if event.usage is not None:
-            self._usage = event.usage
-        if event.text:
-            self._said = True
-            yield Piece(_whole_characters(event.text), self._usage)
-        if event.finish_reason:  # some servers send "" until there is one
+    def _ending(self, event: Event) -> None:
+        if event.finish_reason:
             self._reason = self._good(event.finish_reason)
             self._limit = time.monotonic() + _GRACE
         if event.done:
@@ -306,7 +308,7 @@ class Exchange:
         if not self._whole:
             raise self._empty()
         self._check_whole(bytes(self._whole))
-        yield from self._take(self._event("", bytes(self._whole)))
+        yield from self._events([("", bytes(self._whole))])
         if self._reason is None:
             raise self._protocol("has no finish reason")
         self._finish()
@@ -386,9 +388,13 @@ class Exchange:
 _NO_JSON: Final = object()
 
 
+#: As `json.loads`, which would first find out for every event that it is no UTF-16.
+_decoded: Final = json.JSONDecoder().decode
+
+
 def _parsed(data: bytes) -> Any:
     try:
-        return json.loads(data)
+        return _decoded(data.decode("utf-8", "surrogatepass").removeprefix("\ufeff"))
     except (ValueError, RecursionError):
         return _NO_JSON
 

@@ -168,7 +168,7 @@ class Continuation:
     prompt_tokens: int | None = None
 
     def __call__(self, piece: Piece) -> Piece:
-        return piece if piece.usage is None else replace(piece, usage=self._joined(piece.usage))
+        return piece if piece.usage is None else piece._replace(usage=self._joined(piece.usage))
 
     def _joined(self, now: Usage) -> Usage:
         before = self.before

@@ -8,9 +8,11 @@ import pytest
 
 from karakuri_integrations.engines.addresses import addresses_of, split_credentials
 from karakuri_integrations.engines.balancing import Endpoint, Endpoints
-from karakuri_integrations.engines.exchange import Private
+from karakuri_integrations.engines.exchange import Exchange, Private
+from karakuri_integrations.engines.http import Limits
 from karakuri_integrations.engines.proxies import proxy_of
 from karakuri_integrations.engines.retrying import backoff, may_retry, retry_after
+from karakuri_integrations.engines.servers import SERVERS
 from karakuri_integrations.engines.sse import EventTooLargeError, Lines, ServerSentEvents
 from karakuri_integrations.errors import OptionError
 
@@ -149,3 +151,13 @@ def test_the_proxy_is_looked_up_once_while_the_environment_stays(monkeypatch: py
     monkeypatch.setattr("urllib.request.getproxies", lambda: asked.append(1) or {"https": "http://once.invalid:1"})
     assert [proxy_of("https://once.invalid/v1") for _ in range(5)] == ["http://once.invalid:1"] * 5
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+def test_a_whole_body_may_begin_with_a_byte_order_mark(before: bytes) -> None:
+    exchange = Exchange(SERVERS["vllm"], "http://127.0.0.1:9/v1/completions", Limits())
+    exchange.begin(200, {"content-type": "application/json"})
+    body = '{"choices": [{"text": "富士山", "finish_reason": "stop"}]}'.encode()
+    pieces = [piece for chunk in (before + body, b"") for piece in exchange.push(chunk)]
+    assert [piece.text for piece in pieces] == ["富士山"]
+    assert exchange.final.finish_reason == "stop"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Final
 
 from ...conversation import Usage
@@ -106,7 +105,7 @@ def _llamacpp_read(name: str, payload: Json) -> Event:
         return event
     cached = _count(timings.get("cache_n"))
     usage = Usage(cached + _count(timings.get("prompt_n")), _count(timings.get("predicted_n")), cached)
-    return replace(event, usage=usage)
+    return event._replace(usage=usage)
 
 
 def chosen(payload: Json) -> tuple[Json, Usage | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from ...conversation import Sampling, Turn, Usage
 
@@ -32,8 +32,7 @@ class Ask:
     way: str = "turns"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """What one event of a reply says.
 
     `finish_reason` is the server's own word. `usage` is None where the event has none. `error` is the server's text;
