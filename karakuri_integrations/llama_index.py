@@ -95,7 +95,7 @@ class KarakuriLLM(PreparesTools, StructuredPredict):
 
     **Prompts.** Chat and complete write the model's own template; `render_prompt` shows it. `complete(prompt,
     formatted=True)` sends the prompt as it is and honours the control tokens in it, so never pass it text from
-    others; begin it with `<s>`, as `render_prompt` does. A `messages_to_prompt` or `completion_to_prompt` of your own
+    others; `<s>` is put before it where it lacks that. A `messages_to_prompt` or `completion_to_prompt` of your own
     replaces the template: what it returns is sent as such a formatted prompt, and attributes are then its business.
 
     **Tools.** `chat_with_tools` and the agents describe tools in the prompt and hold calls to the tools' schemas; so do

@@ -570,9 +570,12 @@ def _given(system: str | None, turns: list[_Turn], values: list[SteeringAttribut
 def parse_raw(text: str, family: Family) -> Prompt:
     """A prompt that the caller has written out in full, as `Prompt.text` shows one: its control tokens are honoured.
 
-    Whatever stands in the text counts as structure, so text from others must never get here. Nothing is added or
-    escaped; the prompt has no attributes that we know of.
+    Whatever stands in the text counts as structure, so text from others must never get here. Nothing is escaped, and
+    nothing added but the BOS that every prompt begins with, where the text lacks it: servers differ in whether they
+    add it. The prompt has no attributes that we know of.
     """
+    begun = text.lstrip()
+    text = begun if begun.startswith(_BOS.token) else _BOS.token + text
     tokens = {control.token: control for control in family.controls}
     parts = re.split(f"({'|'.join(map(re.escape, tokens))})", text)
     segments = tuple(tokens.get(part, part) for part in parts if part)

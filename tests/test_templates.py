@@ -11,6 +11,7 @@ from karakuri_integrations.errors import MessageError, OptionError, TemplateInje
 from karakuri_integrations.escaping import unescape
 from karakuri_integrations.templates import (
     FAMILIES,
+    Family,
     family_of_checkpoint,
     family_of_model,
     family_of_template,
@@ -177,6 +178,16 @@ def test_a_raw_prompt_has_the_segments_of_the_rendered_one(case: dict) -> None:
     assert not any(isinstance(s, str) and "<s>" in s for s in raw.segments)
 
 
-def test_a_blank_raw_prompt_is_refused() -> None:
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize("text", ["<s>[INST] q [/INST]", "[INST] q [/INST]", "\n <s>[INST] q [/INST]", "</s>[INST] q"])
+def test_a_raw_prompt_begins_with_exactly_one_bos(text: str, family: Family) -> None:
+    segments = parse_raw(text, family).segments
+    assert segments[0] == Control("<s>")
+    assert segments.count(Control("<s>")) == 1
+    assert parse_raw(text, family).text == "<s>" + text.lstrip().removeprefix("<s>")
+
+
+@pytest.mark.parametrize("text", ["<s> ", " ", ""])
+def test_a_blank_raw_prompt_is_refused(text: str) -> None:
     with pytest.raises(MessageError, match="blank"):
-        parse_raw("<s> ", CHAT)
+        parse_raw(text, CHAT)

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from karakuri_integrations.conversation import Sampling, Turn
+from karakuri_integrations.engines.remote_arguments import text_for
 from karakuri_integrations.engines.servers import SERVERS, Ask, Server, server_of
 from karakuri_integrations.errors import OptionError
+from karakuri_integrations.templates import family_of_template, parse_raw
 
 GREEDY = Sampling()
 WIDE = Sampling(temperature=0.7, top_p=0.9, top_k=40, min_p=0.05, repetition_penalty=1.1, seed=7, stop=("。", "\n"))
@@ -63,6 +65,14 @@ def test_exactly_one_bos() -> None:
     assert all(
         "add_special_tokens" not in body(one.name) for one in SERVERS.values() if one.name not in ("vllm", "chat")
     )
+
+
+@pytest.mark.parametrize("raw", ["[INST] q [/INST]", "<s>[INST] q [/INST]"])
+@pytest.mark.parametrize(("server", "sent"), [("vllm", "<s>[INST] q [/INST]"), ("llamacpp", "[INST] q [/INST]")])
+def test_a_formatted_prompt_has_one_too(server: str, sent: str, raw: str) -> None:
+    """llama.cpp puts it before the text itself."""
+    family = family_of_template("karakuri-lm-70b-chat-v0.1")
+    assert text_for(parse_raw(raw, family), server_of(server)) == sent
 
 
 def test_max_tokens_is_a_number_where_the_server_needs_one() -> None:
