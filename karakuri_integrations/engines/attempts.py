@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ..conversation import CONTROL_TEXTS, Piece, Prompt, Sampling
 from ..errors import (
     EndpointNotFoundError,
+    RateLimitError,
     RemoteConnectionError,
     RemoteError,
     RemoteStatusError,
@@ -148,7 +149,8 @@ def raise_unless_whole(error: RemoteError | None, cause: BaseException | None = 
 
 def _repeatable(error: RemoteError, exchange: Exchange, *, others: bool) -> bool:
     if isinstance(error, RemoteStatusError):  # what a server says of repeating concerns itself, not another one
-        return error.status is not None and may_retry(error.status, {} if others else exchange.headers)
+        status = 429 if isinstance(error, RateLimitError) else error.status  # TGI says it in an event
+        return status is not None and may_retry(status, {} if others else exchange.headers)
     if isinstance(error, RemoteTimeoutError):
         return error.stage == "connect"
     return isinstance(error, RemoteConnectionError)

@@ -35,7 +35,7 @@ from ..errors import (
 from .addresses import origin_of
 from .http import Limits, timed_out
 from .retrying import retry_after
-from .servers import Event, Server, error_of, keyword_in, overflow_in, reason_of, refuses_schema
+from .servers import Event, Server, error_of, keyword_in, overflow_in, reason_of, refuses_schema, status_of
 from .sse import EventTooLargeError, Lines, Raw, ServerSentEvents
 
 __all__ = ["ERROR_BODY", "Exchange", "Private", "secrets_of"]
@@ -238,7 +238,7 @@ class Exchange:
                 self._ending(event)
 
     def _event(self, name: str, data: bytes) -> Event:
-        self.began = self._fresh = True
+        self._fresh = True
         payload = _parsed(data)  # errors are raised outside `except`: a decoder's error holds the document
         if payload is _NO_JSON and name == "error":
             raise self._server_error(data.decode("utf-8", "replace"), "")
@@ -253,6 +253,7 @@ class Exchange:
             raise self._protocol(f"holds an event of another shape than {self.server.name}'s; check server=")
         if event.error is not None:
             raise self._server_error(event.error, event.code)
+        self.began = True
         return event
 
     def _understood(self, name: str, payload: dict[str, Any]) -> Event | None:
@@ -367,6 +368,9 @@ class Exchange:
             return self._overflow(overflow, text, None)
         if self.held and not self._said and refuses_schema(text):
             return self._schema_refused(text, None)
+        if not self.began and (status := status_of(kind)):
+            error, advice = _status_error(status)
+            return self.signed(error(advice, server_text=self.private.scrub(text)))
         return self.signed(
             RemoteStreamError("the endpoint reported an error while answering", server_text=self.private.scrub(text))
         )

@@ -124,7 +124,22 @@ def rows(d: Dialect) -> Iterator[Row]:
     yield made("empty", [], Bad(("ProtocolError", "StreamInterruptedError")))
 
 
-ALL = [row for dialect in (TGI, OLLAMA) for row in rows(dialect)]
+def tgi(name: str, *replies: list[bytes], expect: Good | Bad, tries: int) -> Row:
+    script = [Reply(parts, headers=TGI.headers) for parts in replies]
+    return Row(f"tgi: {name}", lambda site: script, (expect,), tries=(tries,), fields={"server": "tgi"})
+
+
+BUSY = TGI.frame({"error": "Model is overloaded", "error_type": "overloaded"})
+REFUSED = TGI.frame({"error": "Input validation error: `top_p` must be > 0.0", "error_type": "validation"})
+#: It answers 200 before it looks at a request; what other servers say by a status stands in the first event.
+EARLY = (
+    tgi("overloaded first, then whole", [BUSY], TGI.whole(), expect=Good(finish="stop"), tries=2),
+    tgi("overloaded each time", [BUSY], expect=Bad(("RateLimitError",), said="overloaded"), tries=3),
+    tgi("overloaded after text", TGI.half(BUSY), expect=Bad(("RemoteStreamError",), PARTIAL), tries=1),
+    tgi("validation first", [REFUSED], expect=Bad(("RemoteRequestError",), said="top_p"), tries=1),
+)
+
+ALL = [*(row for dialect in (TGI, OLLAMA) for row in rows(dialect)), *EARLY]
 
 
 @pytest.fixture(scope="module")

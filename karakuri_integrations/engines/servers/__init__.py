@@ -26,7 +26,7 @@ from .completions import LLAMACPP, OPENAI, SGLANG, TRANSFORMERS, VLLM
 from .ollama import OLLAMA
 from .record import Ask, Event, Json, Probe, Recognised, Server
 from .tgi import SAGEMAKER, TGI
-from .wording import error_of, keyword_in, overflow_in, reason_of, refuses_schema
+from .wording import error_of, keyword_in, overflow_in, reason_of, refuses_schema, status_of
 
 __all__ = [
     "SERVERS",
@@ -42,6 +42,7 @@ __all__ = [
     "reason_of",
     "refuses_schema",
     "server_of",
+    "status_of",
 ]
 
 #: Every record, in the order in which they are tried: SGLang and llama.cpp imitate Ollama's routes, and many servers

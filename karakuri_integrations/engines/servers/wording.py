@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-__all__ = ["error_of", "keyword_in", "overflow_in", "reason_of", "refuses_schema"]
+__all__ = ["error_of", "keyword_in", "overflow_in", "reason_of", "refuses_schema", "status_of"]
 
 _REASONS: Final[Mapping[str, Literal["stop", "length"]]] = {
     "stop": "stop",
@@ -62,6 +62,14 @@ def _detail(detail: Any) -> str:
         return str(detail)
     wrong = (one for one in detail if isinstance(one, dict))
     return "; ".join(f"{'.'.join(str(part) for part in one.get('loc', ()))}: {one.get('msg')}" for one in wrong)
+
+
+def status_of(kind: str) -> int | None:
+    """The status that an error in a stream's first event stands for, which came too late to be one; or None.
+
+    TGI answers 200 before it looks at a request, and its other route gives these (router/src/server.rs).
+    """
+    return {"overloaded": 429, "validation": 422}.get(kind)
 
 
 _PROMPT: Final = r"(?P<prompt>\d+)"
