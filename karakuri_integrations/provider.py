@@ -6,7 +6,6 @@ messages to `Message` values and deltas back. The Provider decides everything in
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from .conversation import Delta, Message, Prompt, Request, Sampling, ToolCall
 from .errors import AttributeConfigError, OptionError, UnsupportedError
 from .generation import Engine, astream, stream
 from .templates import TemplateTokens, family_of_model, parse_raw, render
+from .threads import in_thread
 from .tools import TOOL_OPTIONS, tooling_of
 
 __all__ = [
@@ -356,13 +356,13 @@ class Provider:
         """As `prepare`; what counts tokens or asks a hub runs in a thread, so the event loop never blocks."""
         if self.overflow == "error" and self.family_at_hand(options.get("model")):
             return self.prepare(messages, options)
-        return await asyncio.to_thread(self.prepare, messages, options)
+        return await in_thread(self.prepare, messages, options)
 
     async def aprepare_raw(self, text: str, options: Mapping[str, Any]) -> Call:
         """As `prepare_raw`; what asks a hub runs in a thread."""
         if self.family_at_hand(options.get("model")):
             return self.prepare_raw(text, options)
-        return await asyncio.to_thread(self.prepare_raw, text, options)
+        return await in_thread(self.prepare_raw, text, options)
 
     def merged(self, options: Mapping[str, Any]) -> Sampling:
         """The constructor's sampling with a call's options on top; a call's `stop` replaces the constructor's."""

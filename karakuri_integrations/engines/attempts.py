@@ -22,10 +22,11 @@ from ..errors import (
 )
 from ..escaping import escape
 from ..reply import Unescape
+from ..threads import in_thread
 from .balancing import Endpoint
 from .exchange import Exchange, Private
 from .held import Continuation, Opening, Plan
-from .http import HttpRequest, Limits, in_thread
+from .http import HttpRequest, Limits
 from .knowledge import Known
 from .retrying import backoff, may_retry, retry_after
 from .servers import Server

@@ -17,10 +17,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from ..errors import (
@@ -44,7 +43,6 @@ __all__ = [
     "SyncResponse",
     "aopen",
     "close_all",
-    "in_thread",
     "open_",
     "timed_out",
 ]
@@ -508,27 +506,11 @@ def _retire(shared: _Shared) -> None:
         shared.close_soon()
 
 
-# --- threads for what has no async half -----------------------------------------------------------------------------
-
-_T = TypeVar("_T")
-_threads: ThreadPoolExecutor | None = None
-
-
-async def in_thread(function: Callable[..., _T], *args: Any) -> _T:
-    """Run what may wait for a server or a disk. Not in the loop's own pool, which name resolution needs."""
-    global _threads
-    with _lock:
-        if _threads is None:
-            _threads = ThreadPoolExecutor(16, thread_name_prefix="karakuri-remote")
-        pool = _threads
-    return await asyncio.get_running_loop().run_in_executor(pool, function, *args)
-
-
 def _after_fork() -> None:
     """In a forked child: the lock may be held by a thread that is not there; the parent's connections are left."""
-    global _lock, _sync, _threads
+    global _lock, _sync
     _inherited.extend([_sync, *_sessions.values()])
-    _lock, _sync, _threads = threading.Lock(), None, None
+    _lock, _sync = threading.Lock(), None
     _sessions.clear()
 
 

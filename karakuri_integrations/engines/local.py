@@ -7,17 +7,16 @@ Knows the order of a call: family and window, prompt ids, the window's check, th
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import os
 import re
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final, TypeVar
 
 from ..conversation import Piece, Prompt, Sampling
 from ..errors import ContextOverflowError, MessageError, MissingDependencyError, ModelLoadError, OptionError
 from ..templates import Family, family_of_checkpoint, family_of_model, family_of_template, unknown_model
+from ..threads import in_thread
 from .channel import Channel, Deadline
 from .checkpoint import source_of
 from .generating import Generation, Reporting
@@ -273,23 +272,8 @@ def _check_vocabulary(ids: list[int], entry: Shared) -> None:
 
 
 async def _in_thread(work: Callable[[], _T], deadline: Deadline) -> _T:
-    """Run short work beside the event loop; in a daemon thread, so that it cannot hold the interpreter's exit."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[_T] = loop.create_future()
-
-    def settle(set_it: Callable[[Any], None], value: Any) -> None:
-        if not done.done():
-            set_it(value)
-
-    def run() -> None:
-        try:
-            outcome: tuple[Callable[[Any], None], Any] = (done.set_result, work())
-        except BaseException as error:  # noqa: BLE001  # raised again where it is awaited
-            outcome = (done.set_exception, error)
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-            loop.call_soon_threadsafe(settle, *outcome)
-
-    threading.Thread(target=run, name="karakuri-prepare", daemon=True).start()
+    """Run short work beside the event loop, until the deadline."""
+    done = in_thread(work)
     while not done.done():
         if deadline.passed:
             raise deadline.error()

@@ -26,6 +26,7 @@ from ..errors import (
     RemoteError,
 )
 from ..templates import Family, family_of_model, family_of_template, unknown_model
+from ..threads import in_thread
 from .addresses import Address, addresses_of, basic_authorisation, origin_of
 from .asking import Asker
 from .attempts import Call, Reader, endpoint_failed
@@ -33,7 +34,7 @@ from .balancing import Endpoint
 from .chat_route import turns_for
 from .exchange import secrets_of
 from .held import Continuation, plan_of
-from .http import Limits, close_all, in_thread
+from .http import Limits, close_all
 from .knowledge import Known, known_of
 from .remote_arguments import (
     body_of,
