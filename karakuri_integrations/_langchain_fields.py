@@ -5,7 +5,6 @@ Knows LangChain's other names for our fields and what the model's profile says. 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
@@ -17,7 +16,7 @@ from ._langchain_tools import as_openai
 from .attributes import AttributeLike, AttributePolicy, SteeringAttributes
 from .conversation import Sampling
 from .errors import AttributeConfigError, OptionError, ToolDefinitionError
-from .provider import SAMPLING_FIELDS, authorised, check_options, unknown_option, without_credentials
+from .provider import SAMPLING_FIELDS, authorised, check_options, lasting_paths, unknown_option, without_credentials
 
 __all__ = [
     "NOT_PICKLED",
@@ -75,9 +74,7 @@ _NOT_YET = (
 def checked_fields(fields: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> dict[str, Any]:
     """The constructor's fields by their own names, checked by our rules before pydantic's, so that our errors show."""
     values = {name: value for name, value in _named(fields, known).items() if not _is_unset(known[name], value)}
-    for name in ("model", "cache_dir", "tokenizer"):
-        if isinstance(values.get(name), os.PathLike):
-            values[name] = os.fspath(values[name])
+    values |= lasting_paths(values)
     values |= _address(values)
     sampling = Sampling(**{name: values[name] for name in SAMPLING_FIELDS if values.get(name) is not None})
     if values.get("stop") is not None:

@@ -46,7 +46,7 @@ from ._llama_index_tools import checked_selections, offered, without_calls
 from .attributes import AttributeLike, PolicyMode, SteeringAttributes
 from .conversation import ToolLanguage
 from .errors import OptionError
-from .provider import OverflowPolicy, Provider, check_options, unknown_option
+from .provider import OverflowPolicy, Provider, check_options, lasting_paths, unknown_option
 from .templates import TemplateTokens
 
 __all__ = ["KarakuriLLM"]
@@ -205,8 +205,8 @@ class KarakuriLLM(PreparesTools, StructuredPredict):
             data["attributes"] = plain_attributes(data["attributes"])
         for name in ("model", "cache_dir", "tokenizer"):
             if data.get(name) is not None:
-                data[name] = checked_path(data[name], name)
-        return {**data, **checked_address(data)}
+                checked_path(data[name], name)
+        return {**data, **lasting_paths(data), **checked_address(data)}
 
     @classmethod
     def _defaults(cls) -> dict[str, Any]:

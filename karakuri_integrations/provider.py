@@ -7,7 +7,8 @@ messages to `Message` values and deltas back. The Provider decides everything in
 from __future__ import annotations
 
 import difflib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from types import MappingProxyType
@@ -29,6 +30,7 @@ __all__ = [
     "OverflowPolicy",
     "Provider",
     "authorised",
+    "lasting_paths",
     "open_engine",
     "without_credentials",
 ]
@@ -186,6 +188,29 @@ def _local_engine(fields: EngineFields) -> Engine:
         local_files_only=fields.local_files_only,
         context_window=fields.context_window,
     )
+
+
+def lasting_paths(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor's model, cache_dir and tokenizer as text; what is a path here stays that one after os.chdir.
+
+    An engine is made for each call, so a relative path would mean another folder later. A served model's id is never
+    a path here, whatever folders there are.
+    """
+    served = fields.get("base_url") is not None or fields.get("engine") is not None
+    looks = {"model": os.path.isdir, "tokenizer": os.path.exists, "cache_dir": lambda _: True}
+    if served:
+        del looks["model"]
+    given = {name: fields[name] for name in ("model", "tokenizer", "cache_dir") if fields.get(name) is not None}
+    return {name: _lasting(value, looks.get(name)) for name, value in given.items()}
+
+
+def _lasting(value: Any, looks_so: Callable[[str], bool] | None) -> Any:
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str) or not text or looks_so is None:
+        return text
+    path = os.path.expanduser(text)
+    a_path = isinstance(value, os.PathLike) or text.startswith((".", "~", os.sep)) or looks_so(path)
+    return os.path.abspath(path) if a_path else text
 
 
 @lru_cache(maxsize=1)

@@ -99,7 +99,8 @@ def _source(
     if not _HUB_ID.fullmatch(text) or ".." in text:
         raise OptionError(f"model {text!r:.80} is neither a folder that exists nor a hub id of the form owner/name")
     name = f"karakuri-ai/{text}" if text in FAMILIES else text
-    return Source(name, None, revision, None if cache_dir is None else os.fspath(cache_dir), local_files_only)
+    kept = None if cache_dir is None else str(Path(cache_dir).expanduser().absolute())
+    return Source(name, None, revision, kept, local_files_only)
 
 
 def _gguf(text: str) -> str:

@@ -23,7 +23,7 @@ from .generating import Generation, Reporting
 from .grammars import Constraint
 from .loading import Loaded, Report
 from .precision import precision_of
-from .registry import Key, Shared, shared
+from .registry import Key, Shared, settle, settled, shared
 from .worker import Worker, refuse_fork
 
 __all__ = ["LocalEngine", "Report"]
@@ -77,18 +77,18 @@ class LocalEngine:
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise OptionError(f"{name} must be an integer of at least 1, got {value!r:.40}")
         source = source_of(model, revision, cache_dir, bool(local_files_only))
-        self._key = Key(source, precision_of(quantization), device)
+        self._key = Key(source, precision_of(quantization), "cuda:0" if device == "cuda" else device)
         self._template = family_of_template(template).name if template is not None else None
         self._given_window = context_window
         self._max_queue = max_queue
         self._known_family = family_of_template(template) if template is not None else family_of_model(source.name)
         self._arguments: dict[str, Any] = {
-            "model": None if model is None else os.fspath(model),
+            "model": (source.folder or os.fspath(model)) if model is not None and not source.packaged else model,
             "template": template,
             "quantization": quantization,
             "device": device,
             "revision": revision,
-            "cache_dir": None if cache_dir is None else os.fspath(cache_dir),
+            "cache_dir": source.cache_dir,
             "local_files_only": local_files_only,
             "context_window": context_window,
             "max_queue": max_queue,
@@ -181,6 +181,7 @@ class LocalEngine:
 
     def report(self) -> Report:
         """What is loaded, and in how many bytes; loads the model if it is not."""
+        settle()
         job = Reporting(Channel(Deadline(None)))
         worker = self._shared.submit(job, self._max_queue, self.family)
         while job.channel.take(worker.alive) is not None:
@@ -205,7 +206,7 @@ class LocalEngine:
         """As `stream`, natively async: nothing here blocks the event loop, not even loading or a long prompt."""
         deadline = Deadline(sampling.timeout)
         entry = self._shared
-        ready = entry.tokens_ready and (prompt.grammar is None or entry.grammar_ready(prompt.grammar))
+        ready = settled() and entry.tokens_ready and (prompt.grammar is None or entry.grammar_ready(prompt.grammar))
         if ready and sum(len(str(one)) for one in prompt.segments) <= _INLINE_CHARACTERS:
             job = self._job(prompt, sampling, deadline)
         else:
@@ -231,6 +232,8 @@ class LocalEngine:
             raise ContextOverflowError(len(ids), sampling.max_tokens, window)
         end = entry.tokens.control_id(self.family.end_token)
         limit = sampling.max_tokens or room
+        settle()
+        entry = self._shared
         return Generation(
             channel=Channel(deadline),
             prompt_ids=ids,

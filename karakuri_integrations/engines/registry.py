@@ -1,14 +1,16 @@
 """One loaded model per process for the same key, shared by all engines that ask for it.
 
 The key is what was loaded: source, precision and device. An entry is cheap until its tokenizer or its weights are
-asked for. Nothing here holds a caller's settings beyond the key.
+asked for. Nothing here holds a caller's settings beyond the key. "auto" and "cpu" are one device on a machine without
+GPUs; only torch can tell, so they are two until it was asked, and nothing is loaded before that.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -23,7 +25,7 @@ from .precision import Precision
 from .tokens import Tokens, load_tokenizer
 from .worker import Job, Worker, refuse_fork
 
-__all__ = ["Key", "Shared", "shared"]
+__all__ = ["Key", "Shared", "settle", "settled", "shared"]
 
 _CLOSE_WAIT: Final = 5.0  # seconds that close() waits for the step that runs
 
@@ -122,15 +124,49 @@ class Shared:
 
 _entries: dict[Key, Shared] = {}
 _lock = threading.Lock()
+_auto: str | None = None  # what the device "auto" stands for, once torch was asked
 
 
 def shared(key: Key) -> Shared:
     """The process's entry for a key."""
     with _lock:
+        key = _as_settled(key)
         entry = _entries.get(key)
         if entry is None:
             entry = _entries[key] = Shared(key)
         return entry
+
+
+def settled() -> bool:
+    """Whether it is known what the device "auto" stands for."""
+    return _auto is not None
+
+
+def settle() -> None:
+    """Ask torch what the device "auto" stands for; the first time may take as long as torch's import.
+
+    What was kept under the one name is kept under the other from then on.
+    """
+    global _auto
+    if _auto is not None:
+        return
+    gpus = False
+    with suppress(ImportError):  # an error of its own, with what to install, when something is loaded
+        import torch
+
+        gpus = torch.cuda.is_available()
+    with _lock:
+        _auto = "auto" if gpus else "cpu"  # one of several GPUs is chosen when the model is loaded
+        for entry in list(_entries.values()):
+            key = _as_settled(entry.key)
+            if key != entry.key:
+                del _entries[entry.key]
+                entry.key = key
+                _entries.setdefault(key, entry)
+
+
+def _as_settled(key: Key) -> Key:
+    return replace(key, device=_auto) if _auto is not None and key.device == "auto" else key
 
 
 def _in_child() -> None:

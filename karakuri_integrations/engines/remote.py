@@ -50,7 +50,7 @@ from .remote_arguments import (
     text_for,
     warn_of_plain_http,
 )
-from .remote_tokens import is_loaded, tokens_of
+from .remote_tokens import is_loaded, place_of, tokens_of
 from .servers import Ask, Server, server_of
 from .trying import apieces_of, pieces_of
 
@@ -115,7 +115,7 @@ class RemoteEngine:
         self._template = family_of_template(template) if template else None
         self._max_retries, self._limits = checked_retries(max_retries), checked_limits(timeouts)
         self._window = checked_window(context_window)
-        self._tokenizer = os.fspath(tokenizer) if tokenizer is not None else None
+        self._tokenizer = place_of(tokenizer) if tokenizer is not None else None
         self._extra = checked_extra(extra_body)
         self._client = checked_client("http_client", http_client, "PoolManager")
         self._async_client = checked_client("http_async_client", http_async_client, "ClientSession")

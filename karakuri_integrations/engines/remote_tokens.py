@@ -8,9 +8,15 @@ from typing import Any
 from ..errors import MissingDependencyError, ModelLoadError
 from .http import INSTALL_HINT
 
-__all__ = ["is_loaded", "tokens_of"]
+__all__ = ["is_loaded", "place_of", "tokens_of"]
 
 _loaded: dict[str, Any] = {}
+
+
+def place_of(tokenizer: str | os.PathLike[str]) -> str:
+    """A file or folder by its whole path, so that it stays the same after os.chdir; a hub id as it is."""
+    source = os.fspath(tokenizer)
+    return os.path.abspath(source) if os.path.exists(source) else source
 
 
 def is_loaded(source: str) -> bool:

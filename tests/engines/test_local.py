@@ -12,6 +12,7 @@ import threading
 import weakref
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
 from karakuri_integrations.conversation import Control, Prompt, Sampling, Usage
@@ -223,8 +224,6 @@ def ids_made(engine: LocalEngine, monkeypatch, sampling: Sampling) -> list[int]:
     ],
 )
 def test_tokens_equal_those_of_transformers_generate(checkpoint, monkeypatch, ours, theirs):
-    import torch
-
     engine = LocalEngine(checkpoint, device="cpu", quantization="fp32")
     made = ids_made(engine, monkeypatch, Sampling(max_tokens=24, **ours))
     reference = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
@@ -284,6 +283,41 @@ def test_handles_copies_and_pickles_share_one_model(checkpoint, monkeypatch):
     assert hash(others[2]) == hash(engine)
     assert len({id(loaded_model(one)) for one in (engine, *others)}) == 1
     engine.close()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="auto is a GPU here")
+@pytest.mark.parametrize("first", ["auto", "cpu"])
+def test_auto_and_cpu_are_one_model_where_there_is_no_gpu(checkpoint, monkeypatch, first):
+    loads, load = [], registry.load
+    monkeypatch.setattr(registry, "load", lambda *given: (loads.append(1), load(*given))[1])
+    monkeypatch.setattr(registry, "_auto", None)
+    monkeypatch.setattr(registry, "_entries", {})
+    devices = ("auto", "cpu") if first == "auto" else ("cpu", "auto")
+    one, other = (LocalEngine(checkpoint, device=device, quantization="bf16") for device in devices)
+    tokens = one._shared.tokens
+    assert answer(one) == answer(other)
+    assert loads == [1]
+    assert one._shared is other._shared
+    assert one._shared.tokens is tokens
+    other.close()
+    assert answer(one) and loads == [1, 1]
+    one.close()
+
+
+def test_the_first_gpu_has_two_names():
+    assert LocalEngine(device="cuda")._key == LocalEngine(device="cuda:0")._key
+
+
+def test_a_relative_folder_stays_the_same_folder(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(checkpoint.parent)
+    engine = LocalEngine(f"./{checkpoint.name}", device="cpu")
+    named = LocalEngine(checkpoint.name, device="cpu")
+    cached = LocalEngine("karakuri-lm-70b-chat-v0.1", cache_dir="here")
+    monkeypatch.chdir(tmp_path)
+    for one in (engine, named, copy.deepcopy(engine), pickle.loads(pickle.dumps(engine))):
+        assert one == LocalEngine(checkpoint, device="cpu")
+        assert one.count_tokens(prompt_of()) > 20
+    assert pickle.loads(pickle.dumps(cached))._key.source.cache_dir == str(checkpoint.parent / "here")
 
 
 def test_another_precision_is_another_model(checkpoint):

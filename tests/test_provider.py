@@ -1,0 +1,59 @@
+"""What both classes make of the constructor's fields, alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("langchain_core")
+pytest.importorskip("llama_index.core")
+
+from karakuri_integrations.langchain import ChatKarakuri
+from karakuri_integrations.llama_index import KarakuriLLM
+
+REAL = "karakuri-ai/karakuri-lm-70b-chat-v0.1"
+BOTH = pytest.mark.parametrize("make", [ChatKarakuri, KarakuriLLM])
+
+
+def engine_of(llm: Any) -> Any:
+    provider = llm._provider
+    return (provider() if callable(provider) else provider).engine()
+
+
+@pytest.fixture
+def moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A folder `here` with a model `weights` in it, and a step into another folder that has one of the same name."""
+    for place in ("here", "there"):
+        (tmp_path / place / "weights").mkdir(parents=True)
+        (tmp_path / place / "weights" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path / "here")
+    return lambda: monkeypatch.chdir(tmp_path / "there")
+
+
+@BOTH
+@pytest.mark.parametrize("model", ["weights", "./weights", Path("weights")], ids=repr)
+def test_a_relative_folder_stays_the_same_one(make: Any, model: Any, moved: Any, tmp_path: Path) -> None:
+    llm = make(model=model, template="karakuri-lm-70b-chat-v0.1")
+    moved()
+    assert engine_of(llm)._key.source.folder == str(tmp_path / "here" / "weights")
+    assert engine_of(llm).model == "weights"
+
+
+@BOTH
+def test_other_paths_too(make: Any, moved: Any, tmp_path: Path) -> None:
+    cached = make(model=REAL, cache_dir="cache")
+    served = make(model=REAL, base_url="http://127.0.0.1:9/v1", tokenizer="weights")
+    moved()
+    assert engine_of(cached)._key.source.cache_dir == str(tmp_path / "here" / "cache")
+    assert engine_of(served)._tokenizer == str(tmp_path / "here" / "weights")
+
+
+@BOTH
+def test_what_is_no_path_here_stays_as_it_is(make: Any, moved: Any) -> None:
+    """A served model's id belongs to the server; the name of a folder here may be the same."""
+    served = make(model="weights", base_url="http://127.0.0.1:9/v1", template="karakuri-lm-70b-chat-v0.1")
+    hub = make(model=REAL, base_url="http://127.0.0.1:9/v1", tokenizer=REAL)
+    assert engine_of(served).model == served.model == "weights"
+    assert (hub.tokenizer, make(model=REAL).model) == (REAL, REAL)
