@@ -16,7 +16,15 @@ from ._langchain_tools import as_openai
 from .attributes import AttributeLike, AttributePolicy, SteeringAttributes
 from .conversation import Sampling
 from .errors import AttributeConfigError, OptionError, ToolDefinitionError
-from .provider import SAMPLING_FIELDS, authorised, check_options, lasting_paths, unknown_option, without_credentials
+from .provider import (
+    SAMPLING_FIELDS,
+    authorised,
+    check_options,
+    lasting_paths,
+    unknown_option,
+    without_credentials,
+    without_unset,
+)
 
 __all__ = [
     "NOT_PICKLED",
@@ -73,7 +81,7 @@ _NOT_YET = (
 
 def checked_fields(fields: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> dict[str, Any]:
     """The constructor's fields by their own names, checked by our rules before pydantic's, so that our errors show."""
-    values = {name: value for name, value in _named(fields, known).items() if not _is_unset(known[name], value)}
+    values = without_unset(_named(fields, known), known)
     values |= lasting_paths(values)
     values |= _address(values)
     sampling = Sampling(**{name: values[name] for name in SAMPLING_FIELDS if values.get(name) is not None})
@@ -110,11 +118,6 @@ def _named(fields: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> dict[st
             raise OptionError(f"{name}= is another name of {own}=; give one of them")
         values[own] = value
     return values
-
-
-def _is_unset(field: FieldInfo, value: object) -> bool:
-    """None for a field that has a real default means: the default."""
-    return value is None and field.default is not None and field.default_factory is None
 
 
 def first_error(error: ValidationError) -> str:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from .attributes import AttributeLike, SteeringAttributes
@@ -138,40 +140,46 @@ class Sampling:
     timeout: float | None = None
 
     def __post_init__(self) -> None:
-        _number("temperature", self.temperature, 0.0, math.inf)
-        _number("top_p", self.top_p, 0.0, 1.0, above=True)
-        _number("min_p", self.min_p, 0.0, 1.0)
-        _number("repetition_penalty", self.repetition_penalty, 0.0, math.inf, above=True)
-        _integer("top_k", self.top_k, 0)
-        if self.seed is not None:
-            _integer("seed", self.seed, 0)
-        if self.max_tokens is not None:
-            _integer("max_tokens", self.max_tokens, 1)
-        if self.timeout is not None:
-            _number("timeout", self.timeout, 0.0, math.inf, above=True)
-        object.__setattr__(self, "stop", _stop(self.stop))
+        checked: dict[str, object] = {
+            "temperature": _number("temperature", self.temperature, 0.0, math.inf),
+            "top_p": _number("top_p", self.top_p, 0.0, 1.0, above=True),
+            "min_p": _number("min_p", self.min_p, 0.0, 1.0),
+            "repetition_penalty": _number("repetition_penalty", self.repetition_penalty, 0.0, math.inf, above=True),
+            "top_k": _integer("top_k", self.top_k, 0),
+            "seed": None if self.seed is None else _integer("seed", self.seed, 0),
+            "max_tokens": None if self.max_tokens is None else _integer("max_tokens", self.max_tokens, 1),
+            "timeout": None if self.timeout is None else _number("timeout", self.timeout, 0.0, math.inf, above=True),
+            "stop": _stop(self.stop),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
 
-def _number(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and _finite(value)
-    if not good or not low <= value <= high or (above and value == low):  # type: ignore[operator]
+def _number(name: str, value: object, low: float, high: float, *, above: bool = False) -> float:
+    plain = _plain(value)
+    if plain is None or not low <= plain <= high or (above and plain == low):
         rule = f"above {low:g}" if above else f"at least {low:g}"
         rule += "" if high == math.inf else f" and at most {high:g}"
         raise OptionError(f"{name} must be a number {rule}, got {_show(value)}")
+    return plain
 
 
-def _finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond every float
-        return False
-
-
-def _integer(name: str, value: object, low: int) -> None:
-    good = isinstance(value, int) and not isinstance(value, bool) and low <= value < _LARGEST
-    if not good:
+def _integer(name: str, value: object, low: int) -> int:
+    plain = _plain(value)
+    if not isinstance(plain, int) or not low <= plain < _LARGEST:
         rule = f"at least {low}" + (f" and below {_LARGEST}" if isinstance(value, int) and value >= _LARGEST else "")
         raise OptionError(f"{name} must be an integer of {rule}, got {_show(value)}")
+    return plain
+
+
+def _plain(value: object) -> int | float | None:
+    """A finite number as Python's own: NumPy's are taken too, but JSON and torch would not take those."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    plain = int(value) if isinstance(value, Integral) else float(value)
+    with suppress(OverflowError):  # an integer beyond every float
+        return plain if math.isfinite(plain) else None
+    return None
 
 
 def _show(value: object) -> str:

@@ -46,7 +46,7 @@ from ._llama_index_tools import checked_selections, offered, without_calls
 from .attributes import AttributeLike, PolicyMode, SteeringAttributes
 from .conversation import ToolLanguage
 from .errors import OptionError
-from .provider import OverflowPolicy, Provider, check_options, lasting_paths, unknown_option
+from .provider import OverflowPolicy, Provider, check_options, lasting_paths, unknown_option, without_unset
 from .templates import TemplateTokens
 
 __all__ = ["KarakuriLLM"]
@@ -196,6 +196,7 @@ class KarakuriLLM(PreparesTools, StructuredPredict):
         for name in data:
             if name not in cls.model_fields:
                 raise OptionError(unknown_option(name, (*cls.model_fields, "api_base")))
+        data = without_unset(data, cls.model_fields)
         if isinstance(data.get("engine"), str):
             raise OptionError(
                 f"engine: this configuration was saved with an engine of its own (for {data['engine']!r:.120}); "

@@ -33,6 +33,7 @@ __all__ = [
     "lasting_paths",
     "open_engine",
     "without_credentials",
+    "without_unset",
 ]
 
 OverflowPolicy: TypeAlias = Literal["error", "drop_oldest_turns"]
@@ -188,6 +189,15 @@ def _local_engine(fields: EngineFields) -> Engine:
         local_files_only=fields.local_files_only,
         context_window=fields.context_window,
     )
+
+
+def without_unset(values: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor's arguments without those that are None where the (pydantic) field has a real default."""
+
+    def unset(name: str, value: object) -> bool:
+        return value is None and fields[name].default is not None and fields[name].default_factory is None
+
+    return {name: value for name, value in values.items() if not unset(name, value)}
 
 
 def lasting_paths(fields: Mapping[str, Any]) -> dict[str, Any]:
