@@ -609,6 +609,9 @@ class ChatKarakuri(BaseChatModel):
         # langchain-core's key is the serialised model, taken once: it leaves out engines (they are no JSON) and does
         # not see a field that was set later.
         params = self._get_invocation_params(stop=stop, **kwargs)
+        identity = getattr(self._provider().engine(), "identity", None)
+        if identity is not None:  # what a server says of its model is not known before the first call
+            params |= {"engine": identity, "model": kwargs.get("model", self.model)}
         return str(sorted({**params, "source": self.model}.items()))
 
     @override

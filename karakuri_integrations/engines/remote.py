@@ -45,6 +45,7 @@ from .remote_arguments import (
     checked_limits,
     checked_retries,
     checked_window,
+    fingerprint_of,
     headers_with,
     merged,
     text_for,
@@ -147,9 +148,9 @@ class RemoteEngine:
         elif api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         secrets = [part for one in addresses for part in (one.credentials, *one.credentials.split(":"))]
-        own = {name: value for name, value in self._headers.items() if _STANDARD.get(name) != value}
-        self._secrets = secrets_of(own, [*secrets, api_key or ""])
-        for url in self._urls if own else ():
+        self._own_headers = {name: value for name, value in self._headers.items() if _STANDARD.get(name) != value}
+        self._secrets = secrets_of(self._own_headers, [*secrets, api_key or ""])
+        for url in self._urls if self._own_headers else ():
             parts = urlsplit(url)
             if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
                 warn_of_plain_http(origin_of(url))
@@ -157,6 +158,14 @@ class RemoteEngine:
     def __repr__(self) -> str:
         server = self._named.name if self._named else None
         return f"RemoteEngine({', '.join(self._urls)!r}, model={self._model!r}, server={server!r})"
+
+    @property
+    def identity(self) -> str:
+        """What tells its replies from another engine's, for caches: without secrets, and the same whatever is known of
+        the server by now."""
+        template = self._template.name if self._template else None
+        settings = {"template": template, "window": self._window, "extra_body": self._extra, "ids": self._tokenizer}
+        return f"{self!r}, {fingerprint_of(settings, self._own_headers)}"
 
     # --- what it is ---
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -24,6 +25,7 @@ __all__ = [
     "checked_limits",
     "checked_retries",
     "checked_window",
+    "fingerprint_of",
     "headers_with",
     "merged",
     "text_for",
@@ -34,6 +36,7 @@ _OWN_KEYS: Final = frozenset(
     {"prompt", "inputs", "input_ids", "messages", "stream", "raw", "model", "n", "best_of", "echo", "suffix"}
 )
 _OWN_HEADERS: Final = frozenset({"content-type", "accept-encoding", "content-length", "transfer-encoding", "host"})
+_CREDENTIALS: Final = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
 _LONGEST: Final = 1_000_000
 _DEFAULT: Final = Sampling()
 
@@ -110,6 +113,19 @@ def headers_with(standard: Mapping[str, str], own: Mapping[str, str]) -> dict[st
     """The standard headers, replaced by own ones of the same name in any case."""
     names = {name.lower() for name in own}
     return {**{name: value for name, value in standard.items() if name.lower() not in names}, **own}
+
+
+def fingerprint_of(settings: Mapping[str, Any], headers: Mapping[str, str]) -> str:
+    """A digest of what can change a reply, for keys of caches.
+
+    A header may choose the tenant or model that answers, and its value may be a secret: where there are some, the
+    digest takes milliseconds, so that values cannot be tried out by the million. Headers that only say who asks are
+    left out, as api_key is.
+    """
+    chosen = sorted((name.lower(), value) for name, value in headers.items() if name.lower() not in _CREDENTIALS)
+    return hashlib.pbkdf2_hmac(
+        "sha256", repr((settings, chosen)).encode(), b"karakuri", 10_000 if chosen else 1, 16
+    ).hex()
 
 
 def checked_client(name: str, client: Any, kind: str) -> Any:

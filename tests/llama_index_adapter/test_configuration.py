@@ -71,7 +71,6 @@ def test_misspelt_fields_are_named_and_their_value_is_not_shown(field: str, near
         ({"message_attributes": "maybe"}, AttributeConfigError),
         ({"temperature": -1}, OptionError),
         ({"temperature": "hot"}, OptionError),
-        ({"temperature": None}, OptionError),
         ({"top_p": 0}, OptionError),
         ({"top_k": True}, OptionError),
         ({"max_tokens": 0}, OptionError),
