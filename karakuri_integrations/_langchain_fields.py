@@ -21,6 +21,7 @@ from .provider import (
     authorised,
     check_options,
     lasting_paths,
+    own_first,
     unknown_option,
     without_credentials,
     without_unset,
@@ -113,7 +114,7 @@ def _named(fields: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> dict[st
     for name, value in fields.items():
         own = _ALIASES.get(name, name)
         if own not in known:
-            raise OptionError(unknown_option(name, (*known, *_ALIASES)))
+            raise OptionError(unknown_option(name, (*own_first(known), *_ALIASES)))
         if own in values:
             raise OptionError(f"{name}= is another name of {own}=; give one of them")
         values[own] = value

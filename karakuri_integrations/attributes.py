@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
-from .errors import AttributeConfigError
+from .errors import AttributeConfigError, OptionError
 
 __all__ = [
     "NAMES",
@@ -115,8 +115,10 @@ class SteeringAttributes(Mapping[str, int]):
 
     def __init__(self, values: Mapping[str, Any] | None = None, /, **fields: int) -> None:
         if values is not None and not isinstance(values, Mapping):
+            named = isinstance(values, str) and values in PRESETS
+            meant = f'; of the preset: attributes=SteeringAttributes.preset("{values}")' if named else ""
             raise AttributeConfigError(
-                f'attributes must be a mapping such as {{"verbosity": 1}}, got a {type(values).__name__}'
+                f'attributes must be a mapping such as {{"verbosity": 1}}, got a {type(values).__name__}{meant}'
             )
         for name, value in {**dict(values or {}), **fields}.items():
             object.__setattr__(self, name, _check(name, value))
@@ -198,9 +200,9 @@ class AttributePolicy:
 
     `mode`: "allow" honours them, "clamp" forces them into `bounds`, "ignore" drops them, "error" refuses them.
     `bounds`: for some of the nine names, an inclusive (lowest, highest) pair within 0 to 4. In mode "allow" a value
-    outside its bounds is an error as well. The values recorded on past replies follow the same policy, with one
-    difference, so that a conversation can go on: the model's own value is always honoured, and under "error" so is a
-    value within its bounds.
+    outside its bounds is an error as well; "clamp" needs some. The values recorded on past replies follow the same
+    policy, with one difference, so that a conversation can go on: the model's own value is always honoured, and under
+    "error" so is a value within its bounds.
     """
 
     mode: PolicyMode = "allow"
@@ -210,6 +212,11 @@ class AttributePolicy:
         if self.mode not in _MODES:
             raise AttributeConfigError(f"message_attributes must be one of {', '.join(_MODES)}, got {_show(self.mode)}")
         object.__setattr__(self, "bounds", _check_bounds(self.bounds))
+        if self.mode == "clamp" and not self.bounds:
+            raise OptionError(
+                "message_attributes='clamp' needs attribute_bounds, such as {'toxicity': (0, 1)}; a dial without "
+                "bounds passes as it is"
+            )
 
     def __hash__(self) -> int:
         return hash((self.mode, tuple(sorted((self.bounds or {}).items()))))

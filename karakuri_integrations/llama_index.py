@@ -46,7 +46,7 @@ from ._llama_index_tools import checked_selections, offered, without_calls
 from .attributes import AttributeLike, PolicyMode, SteeringAttributes
 from .conversation import ToolLanguage
 from .errors import OptionError
-from .provider import OverflowPolicy, Provider, check_options, lasting_paths, unknown_option, without_unset
+from .provider import OverflowPolicy, Provider, check_options, lasting_paths, own_first, unknown_option, without_unset
 from .templates import TemplateTokens
 
 __all__ = ["KarakuriLLM"]
@@ -195,7 +195,7 @@ class KarakuriLLM(PreparesTools, StructuredPredict):
             data["base_url"] = data.pop("api_base")
         for name in data:
             if name not in cls.model_fields:
-                raise OptionError(unknown_option(name, (*cls.model_fields, "api_base")))
+                raise OptionError(unknown_option(name, (*own_first(cls.model_fields), "api_base")))
         data = without_unset(data, cls.model_fields)
         if isinstance(data.get("engine"), str):
             raise OptionError(

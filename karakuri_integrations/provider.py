@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias, cast
 
-from .attributes import AttributeLike, AttributePolicy, SteeringAttributes, carried_attributes
+from .attributes import NAMES, PRESETS, AttributeLike, AttributePolicy, SteeringAttributes, carried_attributes
 from .conversation import Delta, Message, Prompt, Request, Sampling, ToolCall
 from .errors import AttributeConfigError, OptionError, UnsupportedError
 from .generation import Engine, astream, stream
@@ -32,6 +32,7 @@ __all__ = [
     "authorised",
     "lasting_paths",
     "open_engine",
+    "own_first",
     "without_credentials",
     "without_unset",
 ]
@@ -50,6 +51,11 @@ SAMPLING_FIELDS: Final = (
     "max_tokens",
     "timeout",
 )
+
+#: The other fields of both classes that no engine needs.
+_POLICIES: Final = (
+    "attributes", "message_attributes", "attribute_bounds", "template_tokens", "overflow", "tool_language",
+)  # fmt: skip
 
 #: Everything a single call may set.
 CALL_OPTIONS: Final = (*SAMPLING_FIELDS, "attributes", "model", *TOOL_OPTIONS)
@@ -82,6 +88,8 @@ class EngineFields:
     http_client: Any = field(default=None, repr=False)
     http_async_client: Any = field(default=None, repr=False)
 
+
+_OWN_FIELDS: Final = frozenset({*_POLICIES, *SAMPLING_FIELDS, *EngineFields.__dataclass_fields__})
 
 #: Fields of remote endpoints that are wrong without one. api_key and max_retries exist for every model.
 _REMOTE: Final = (
@@ -467,7 +475,18 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unknown_option(name: str, known: Sequence[str]) -> str:
-    """The message for a misspelt option or field; its value is never shown."""
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown option {name[:60]!r}: {hint}The options are {', '.join(known)}"
+    """The message for a misspelt option or field; its value is never shown. `known`: the likeliest first."""
+    if name == "preset" or name in PRESETS:
+        shown = "concise" if name == "preset" else name
+        return f'unknown option {name!r}: a preset goes into attributes=SteeringAttributes.preset("{shown}")'
+    near = difflib.get_close_matches(name, (*known, *NAMES), 1)
+    if near and near[0] not in known:
+        return f'unknown option {name[:60]!r}: a dial goes into attributes={{"{near[0]}": 1}}'
+    if near:
+        return f"unknown option {name[:60]!r}: did you mean {near[0]!r}?"
+    return f"unknown option {name[:60]!r}; the options are {', '.join(known)}"
+
+
+def own_first(names: Iterable[str]) -> list[str]:
+    """A class's fields with those that are ours, and not its framework's, first."""
+    return sorted(names, key=lambda name: name not in _OWN_FIELDS)

@@ -10,7 +10,7 @@ import pytest
 
 from karakuri_integrations import SteeringAttributes
 from karakuri_integrations.attributes import NAMES, PRESETS, AttributePolicy
-from karakuri_integrations.errors import AttributeConfigError, KarakuriError
+from karakuri_integrations.errors import AttributeConfigError, KarakuriError, OptionError
 
 DEFAULTS = dict(zip(NAMES, (4, 4, 4, 4, 4, 4, 0, 0, 0), strict=True))
 
@@ -158,6 +158,9 @@ def test_policy_modes() -> None:
         AttributePolicy("error").read(carried, "m")
     with pytest.raises(AttributeConfigError, match="attribute_bounds allow 0 to 1"):
         AttributePolicy("allow", bounds).read(carried, "m")
+    for nothing in (None, {}):
+        with pytest.raises(OptionError, match=r"'clamp' needs attribute_bounds, such as \{'toxicity': \(0, 1\)\}"):
+            AttributePolicy("clamp", nothing)
     with pytest.raises(AttributeConfigError, match="one of allow"):
         AttributePolicy("strict")  # type: ignore[arg-type]
     for bad in ({"toxicity": (1, 0)}, {"toxicity": 1}, {"toxic": (0, 1)}, {"toxicity": (0, 9)}, 3):

@@ -12,7 +12,7 @@ pytest.importorskip("llama_index.core")
 
 from karakuri_integrations.conversation import Sampling
 from karakuri_integrations.engines import ScriptedEngine
-from karakuri_integrations.errors import OptionError
+from karakuri_integrations.errors import AttributeConfigError, OptionError
 from karakuri_integrations.langchain import ChatKarakuri
 from karakuri_integrations.llama_index import KarakuriLLM
 from karakuri_integrations.provider import Provider
@@ -92,3 +92,52 @@ def test_numpys_numbers_are_numbers(make: Any) -> None:
     for wrong in ({"temperature": numpy.bool_(1)}, {"top_k": numpy.float32(3)}, {"temperature": numpy.float32("nan")}):
         with pytest.raises(OptionError, match=next(iter(wrong))):
             make(engine=ScriptedEngine(["a"]), **wrong)
+
+
+# --- fields that are wrong, named with the next step ---
+
+
+@BOTH
+def test_clamping_needs_bounds(make: Any) -> None:
+    with pytest.raises(OptionError, match="message_attributes='clamp' needs attribute_bounds"):
+        make(engine=ScriptedEngine(["a"]), message_attributes="clamp")
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("field", "shown"),
+    [
+        ("verbosity", 'attributes={"verbosity": 1}'),
+        ("humour", 'attributes={"humor": 1}'),
+        ("preset", 'attributes=SteeringAttributes.preset("concise")'),
+        ("playful", 'attributes=SteeringAttributes.preset("playful")'),
+    ],
+)
+def test_a_dial_or_a_preset_that_is_no_field_says_where_it_goes(make: Any, field: str, shown: str) -> None:
+    llm = make(engine=ScriptedEngine(["a"]))
+    ask = llm.invoke if isinstance(llm, ChatKarakuri) else llm.complete
+    for wrong in (lambda: make(**{field: "concise"}), lambda: ask("hi", **{field: "concise"})):
+        with pytest.raises(OptionError, match=f"unknown option '{field}'") as caught:
+            wrong()
+        assert str(caught.value).endswith(shown)
+
+
+@BOTH
+def test_a_presets_name_is_no_attributes(make: Any) -> None:
+    with pytest.raises(AttributeConfigError, match="got a str; of the preset: attributes=SteeringAttributes.preset"):
+        make(attributes="concise")
+    with pytest.raises(AttributeConfigError, match="got a str$"):
+        make(attributes="secret words")
+
+
+@BOTH
+def test_the_list_of_fields_begins_with_ours_and_is_left_out_where_one_is_near(make: Any) -> None:
+    with pytest.raises(OptionError, match="did you mean 'max_tokens'.$") as caught:
+        make(max_tokns=1)
+    assert "temperature" not in str(caught.value)
+    with pytest.raises(OptionError, match="the options are model, ") as caught:
+        make(zzzzzz=1)
+    listed = str(caught.value).partition("options are ")[2].split(", ")
+    theirs = [name for name in listed if name in ("callbacks", "verbose", "callback_manager", "cache", "rate_limiter")]
+    assert theirs
+    assert listed.index("overflow") < listed.index(theirs[0])
