@@ -86,6 +86,12 @@ def _unknown_name(name: object) -> str:
     return f"unknown attribute {shown}; the names are {listed}"
 
 
+def _no_mapping(values: object) -> str:
+    named = isinstance(values, str) and values in PRESETS
+    meant = f'; of the preset: attributes=SteeringAttributes.preset("{values}")' if named else ""
+    return f'attributes must be a mapping such as {{"verbosity": 1}}, got a {type(values).__name__}{meant}'
+
+
 @dataclass(frozen=True, init=False, eq=False)
 class SteeringAttributes(Mapping[str, int]):
     """The nine dials of one turn, each an integer 0 to 4 (numpy integers count; bool, float and text do not).
@@ -115,11 +121,7 @@ class SteeringAttributes(Mapping[str, int]):
 
     def __init__(self, values: Mapping[str, Any] | None = None, /, **fields: int) -> None:
         if values is not None and not isinstance(values, Mapping):
-            named = isinstance(values, str) and values in PRESETS
-            meant = f'; of the preset: attributes=SteeringAttributes.preset("{values}")' if named else ""
-            raise AttributeConfigError(
-                f'attributes must be a mapping such as {{"verbosity": 1}}, got a {type(values).__name__}{meant}'
-            )
+            raise AttributeConfigError(_no_mapping(values))
         for name, value in {**dict(values or {}), **fields}.items():
             object.__setattr__(self, name, _check(name, value))
 
