@@ -19,6 +19,7 @@ from .errors import AttributeConfigError, OptionError, ToolDefinitionError
 from .provider import (
     SAMPLING_FIELDS,
     authorised,
+    check_address,
     check_options,
     lasting_paths,
     own_first,
@@ -83,6 +84,7 @@ _NOT_YET = (
 def checked_fields(fields: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> dict[str, Any]:
     """The constructor's fields by their own names, checked by our rules before pydantic's, so that our errors show."""
     values = without_unset(_named(fields, known), known)
+    check_address(values)
     values |= lasting_paths(values)
     values |= _address(values)
     sampling = Sampling(**{name: values[name] for name in SAMPLING_FIELDS if values.get(name) is not None})

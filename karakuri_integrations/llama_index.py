@@ -46,7 +46,16 @@ from ._llama_index_tools import checked_selections, offered, without_calls
 from .attributes import AttributeLike, PolicyMode, SteeringAttributes
 from .conversation import ToolLanguage
 from .errors import OptionError
-from .provider import OverflowPolicy, Provider, check_options, lasting_paths, own_first, unknown_option, without_unset
+from .provider import (
+    OverflowPolicy,
+    Provider,
+    check_address,
+    check_options,
+    lasting_paths,
+    own_first,
+    unknown_option,
+    without_unset,
+)
 from .templates import TemplateTokens
 
 __all__ = ["KarakuriLLM"]
@@ -197,6 +206,7 @@ class KarakuriLLM(PreparesTools, StructuredPredict):
             if name not in cls.model_fields:
                 raise OptionError(unknown_option(name, (*own_first(cls.model_fields), "api_base")))
         data = without_unset(data, cls.model_fields)
+        check_address(data)
         if isinstance(data.get("engine"), str):
             raise OptionError(
                 f"engine: this configuration was saved with an engine of its own (for {data['engine']!r:.120}); "

@@ -30,6 +30,7 @@ __all__ = [
     "OverflowPolicy",
     "Provider",
     "authorised",
+    "check_address",
     "lasting_paths",
     "open_engine",
     "own_first",
@@ -98,6 +99,11 @@ _REMOTE: Final = (
 
 #: Fields of local models that are wrong with a remote endpoint.
 _LOCAL: Final = ("quantization", "device", "revision", "cache_dir", "local_files_only")
+
+#: What every saved configuration of a model holds.
+_SAVED: Final = frozenset(EngineFields.__dataclass_fields__) - {
+    "api_key", "default_headers", "http_client", "http_async_client",
+}  # fmt: skip
 
 #: What an engine that was given has decided already.
 _EXCLUDED: Final = ("base_url", "model", "template", *_LOCAL, *_REMOTE)
@@ -206,6 +212,27 @@ def without_unset(values: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[
         return value is None and fields[name].default is not None and fields[name].default_factory is None
 
     return {name: value for name, value in values.items() if not unset(name, value)}
+
+
+def check_address(given: Mapping[str, Any]) -> None:
+    """Refuse an address that was given as None beside a key or retries: often an environment variable that is not set.
+
+    The embedded model would answer in the server's place. Without the word base_url both exist for local models too,
+    and all fields at once are another model's, as configurable_fields and from_dict pass them on.
+
+    Raises:
+        OptionError: names the fields.
+    """
+    if given.get("base_url", "") is not None or given.get("engine") is not None or given.keys() >= _SAVED:
+        return
+    other = next(
+        (name for name in ("api_key", "max_retries", *_REMOTE) if _plain(given.get(name)) not in (None, "")), None
+    )
+    if other:
+        raise OptionError(
+            f"base_url is None and {other}= is for a server; is an environment variable not set? Give the address, "
+            f"such as http://localhost:8000/v1, or leave out {other}= for a model in this process"
+        )
 
 
 def lasting_paths(fields: Mapping[str, Any]) -> dict[str, Any]:

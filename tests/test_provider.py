@@ -141,3 +141,41 @@ def test_the_list_of_fields_begins_with_ours_and_is_left_out_where_one_is_near(m
     theirs = [name for name in listed if name in ("callbacks", "verbose", "callback_manager", "cache", "rate_limiter")]
     assert theirs
     assert listed.index("overflow") < listed.index(theirs[0])
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "other", [{"api_key": "k"}, {"max_retries": 3}, {"server": "vllm"}], ids=lambda one: next(iter(one))
+)
+def test_an_address_that_is_none_does_not_answer_with_the_embedded_model(make: Any, other: dict[str, Any]) -> None:
+    """`base_url=os.environ.get(...)`, and the variable is not set."""
+    with pytest.raises(OptionError, match=f"base_url is None and {next(iter(other))}= is for a server"):
+        make(base_url=None, **other)
+    with pytest.raises(OptionError, match="must be an http or https address"):
+        make(base_url="", **other)
+
+
+def test_the_other_name_of_the_address_too() -> None:
+    with pytest.raises(OptionError, match="base_url is None and api_key="):
+        KarakuriLLM(api_base=None, api_key="k")
+
+
+@BOTH
+def test_what_frameworks_pass_to_every_model_stays_accepted(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert engine_of(make(api_key="k", max_retries=5, timeout=3)).embedded
+    assert engine_of(make(base_url=None, max_retries=None, api_key=None)).embedded
+    assert make(base_url=None, engine=ScriptedEngine(["a"]), api_key="k").engine
+    monkeypatch.setenv("KARAKURI_API_KEY", "k")
+    assert engine_of(make(base_url=None)).embedded
+
+
+def test_copies_of_a_local_model_with_a_key_are_local_models() -> None:
+    """configurable_fields and from_dict pass every field on, base_url=None among them."""
+    from langchain_core.runnables import ConfigurableField
+
+    llm = ChatKarakuri(api_key="k").configurable_fields(temperature=ConfigurableField(id="t"))
+    made, _ = llm._prepare({"configurable": {"t": 0.5}})
+    assert engine_of(made).embedded
+    assert made.temperature == 0.5
+    own = KarakuriLLM(api_key="k", max_retries=4)
+    assert engine_of(KarakuriLLM.from_dict(own.to_dict(), api_key="k")).embedded
