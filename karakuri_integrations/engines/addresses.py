@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ..errors import OptionError
 
 __all__ = ["Address", "addresses_of", "basic_authorisation", "origin_of", "split_credentials"]
+
+
+#: What requests add to the address, as people copy it from a server's documentation.
+_ROUTE: Final = re.compile(
+    r"(?:(?<=/v1)/(?:models|chat|responses|embeddings|messages)|/(?:chat/)?completions?|/generate(?:_stream)?"
+    r"|/api/(?:generate|chat|tags)|/tokenize|/invocations(?:-response-stream)?)/*$"
+)
 
 
 @dataclass(frozen=True)
@@ -45,13 +53,29 @@ def _address(url: object) -> Address:
         good = False
     if not good or parts is None or parts.query or parts.fragment:
         raise OptionError(
-            "base_url must be an http or https address without query and fragment, such as http://localhost:8000/v1"
+            "base_url must be an http or https address without query and fragment, such as http://localhost:8000/v1; "
+            f"got {_shown(url)}"
         )
+    if route := _ROUTE.search(parts.path):
+        right = origin_of(parts.geturl()) + parts.path[: route.start()]
+        raise OptionError(f"base_url must end before the route {route.group().rstrip('/')}, which is added: {right}")
     path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
     credentials = ""
     if parts.username is not None or parts.password is not None:
         credentials = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
     return Address(origin_of(parts.geturl()) + path, credentials)
+
+
+def _shown(url: object) -> str:
+    """What was given in place of an address, without what can hold a key: user name, password, query, fragment."""
+    if not isinstance(url, str):
+        return f"a {type(url).__name__}"
+    if not url.strip():
+        return f"{url[:8]!r}; is an environment variable not set?"
+    scheme, separator, rest = url.strip().partition("://")
+    if not separator:
+        scheme, rest = "", scheme
+    return repr(f"{scheme.rpartition('@')[2]}{separator}{re.split('[?#]', rest.rpartition('@')[2])[0]}"[:120])
 
 
 def _split(url: str) -> SplitResult | None:

@@ -6,6 +6,7 @@ import pytest
 
 from karakuri_integrations.engines.addresses import addresses_of
 from karakuri_integrations.engines.servers import SERVERS, Recognised, Server
+from karakuri_integrations.errors import OptionError
 
 Answers = dict[str, tuple[int, Any]]
 
@@ -241,3 +242,49 @@ def test_a_hugging_face_inference_endpoint_is_an_address_like_any_other(name: st
 def test_a_sagemaker_address_keeps_its_endpoint() -> None:
     url = "https://runtime.sagemaker.us-east-1.amazonaws.com/endpoints/karakuri"
     assert addresses_of(url)[0].root + SERVERS["sagemaker"].route == f"{url}/invocations-response-stream"
+
+
+@pytest.mark.parametrize(
+    ("given", "right"),
+    [
+        ("http://h:8000/v1/completions", "http://h:8000/v1"),
+        ("https://h/proxy/v1/chat/completions/", "https://h/proxy/v1"),
+        ("http://h:8000/v1/models", "http://h:8000/v1"),
+        ("http://h:8080/completion", "http://h:8080"),
+        ("http://h/generate", "http://h"),
+        ("http://h/generate_stream", "http://h"),
+        ("http://h:11434/api/generate", "http://h:11434"),
+        ("http://me:secret@h/v1/completions", "http://h/v1"),
+        ("https://r.amazonaws.com/endpoints/k/invocations-response-stream", "https://r.amazonaws.com/endpoints/k"),
+    ],
+)
+def test_an_address_with_its_route_is_refused_with_the_right_one(given: str, right: str) -> None:
+    with pytest.raises(OptionError, match="base_url must end before the route") as caught:
+        addresses_of(["http://other/v1", given])
+    assert str(caught.value).endswith(f"which is added: {right}")
+    assert addresses_of(right)
+
+
+@pytest.mark.parametrize(
+    "good", ["https://gateway/v1/account/name/compat", "http://h/models", "http://h/completions/v1"]
+)
+def test_a_path_of_a_gateways_own_is_none(good: str) -> None:
+    assert addresses_of(good)[0].root == good.removesuffix("/v1")
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("localhost:8000/v1", "'localhost:8000/v1'"),
+        ("u:secret@h:8000", "'h:8000'"),
+        ("ftp://u:secret?x@h/x?key=secret#secret", "'ftp://h/x'"),
+        ("http://u:a://secret@/x", "'http:///x'"),
+        ("http://h/v1?key=secret", "'http://h/v1'"),
+        (" ", "' '; is an environment variable not set?"),
+    ],
+)
+def test_an_address_that_is_none_is_shown_without_what_may_be_a_key(given: str, shown: str) -> None:
+    with pytest.raises(OptionError, match="base_url must be an http or https address") as caught:
+        addresses_of(given)
+    assert str(caught.value).endswith(f"; got {shown}")
+    assert "secret" not in str(caught.value)
