@@ -96,18 +96,29 @@ def test_the_interpreter_ends_though_a_thread_hangs() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")
 
 
+_FORKED = """
+import asyncio, os
+from karakuri_integrations.threads import in_thread
+
+async def run():
+    async with asyncio.timeout(5):
+        return await in_thread(lambda: 7)
+
+assert asyncio.run(run()) == 7
+child = os.fork()
+if child == 0:
+    code = 1
+    try:
+        code = 0 if asyncio.run(run()) == 7 else 2
+    finally:
+        os._exit(code)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+print("right")
+"""
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_has_threads_of_its_own() -> None:
-    async def run() -> int:
-        async with asyncio.timeout(5):
-            return await in_thread(lambda: 7)
-
-    assert asyncio.run(run()) == 7
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            code = 0 if asyncio.run(run()) == 7 else 2
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    command = [sys.executable, "-W", "ignore", "-c", _FORKED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "right\n", "")
