@@ -7,6 +7,7 @@ in `servers` and `chat_route`; what was learned is kept in `knowledge`.
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -29,7 +30,7 @@ from .chat_route import Answer, find_way
 from .exchange import ERROR_BODY, Exchange, Private
 from .http import AsyncResponse, HttpRequest, Limits, SyncResponse, open_, timed_out
 from .knowledge import Known
-from .retrying import backoff, may_retry, retry_after
+from .retrying import backoff, log_retry, may_retry, retry_after
 from .servers import SERVERS, Recognised, Server
 
 __all__ = ["Asker", "aread_all", "coded", "read_all"]
@@ -39,6 +40,9 @@ _PATIENCE: Final = 10.0
 #: Seconds for the body of an error, whose status has come already.
 _ERROR_PATIENCE: Final = 2.0
 _LARGEST: Final = 16 * 1024 * 1024
+_MEDIA_TYPE: Final = re.compile(r"[\w.+-]{1,40}/[\w.+-]{1,40}")
+#: How a gateway answers that does not pass a route on.
+_HIDDEN: Final = (403, 404, 405, 501)
 
 
 @dataclass(frozen=True)
@@ -70,25 +74,33 @@ class Asker:
 
     def _recognised(self, candidates: list[Server], named: Server | None) -> tuple[Server, Recognised]:
         answers: dict[str, Answer] = {}
+        came: dict[str, list[str]] = {}
         for server in candidates:
             for probe in server.probes:
                 if probe.path not in answers:
-                    answers[probe.path] = self._looked_at(probe.path)
+                    answers[probe.path], kind = self._looked_at(probe.path, answers)
+                    came.setdefault(kind, []).append(probe.path)
                 found = probe.judge(*answers[probe.path])
                 if found is not None:
                     return server, found
         if named is not None:
             return named, Recognised()
+        received = "; ".join(f"{kind} to {', '.join(paths)}" for kind, paths in came.items())
         raise OptionError(
-            f"the server at {self.known.endpoints.members[0].url} is none that is known ({', '.join(SERVERS)}); name "
-            "the nearest with server="
+            f"the server at {self.known.endpoints.members[0].url} is none that is known ({', '.join(SERVERS)}): it "
+            f"answered {received}. Check that base_url is the model server's and no web page's, or name the nearest "
+            "with server="
         )
 
-    def _looked_at(self, path: str) -> Answer:
+    def _looked_at(self, path: str, others: Mapping[str, Answer]) -> tuple[Answer, str]:
+        """The answer to a probe, and its status and content type in words."""
         status, answer, exchange = self.fetch("GET", path)
-        if 300 <= status < 400 or status in (401, 403, 408, 429) or status > 501:  # 404, 405, 500: it has no such route
+        # 404, 405, 500: it has no such route; so a gateway says too that passes only others on
+        hidden = status in (401, 403) and any(known == 200 for known, _ in others.values())
+        if not hidden and (300 <= status < 400 or status in (401, 403, 408, 429) or status > 501):
             raise exchange.refused(status, answer)
-        return status, _json(answer)
+        kind = _MEDIA_TYPE.match(exchange.headers.get("content-type") or "")
+        return (status, _json(answer)), f"HTTP {status} ({kind.group() if kind else 'no content type'})"
 
     def token_ids(self, server: Server, model: str, text: str) -> list[int]:
         """Ids of a text by the server's own tokenizer; `<s>` in it is the control token.
@@ -103,12 +115,23 @@ class Asker:
         path, body, read = server.tokenize
         status, answer, exchange = self.fetch("POST", path, coded(body(model, text)), texts=(text,))
         if not 200 <= status < 300:
-            raise exchange.refused(status, answer)
+            error = exchange.refused(status, answer)
+            if isinstance(error, RemoteError) and status in _HIDDEN:
+                error.args = (self._no_counts(path, model),)
+            raise error
         try:
             return read(_json(answer))
         except (AttributeError, KeyError, TypeError, ValueError):
-            error = ProtocolError(f"the endpoint's answer to {path} holds no tokens; pass tokenizer= or max_tokens=")
-        raise exchange.signed(error)
+            wrong = ProtocolError(f"the endpoint's answer to {path} holds no tokens; pass tokenizer= or max_tokens=")
+        raise exchange.signed(wrong)
+
+    def _no_counts(self, path: str, model: str) -> str:
+        if self.known.found is not None and self.known.found.models and model not in self.known.found.models:
+            return self.known.missing(model)
+        return (
+            f"no {path} there (a gateway that passes only /v1 on?), so that no tokens can be counted; pass tokenizer= "
+            "(a tokenizer.json, its folder or a hub id), or for a call max_tokens="
+        )
 
     def way(self, server: Server, model: str) -> str:
         """How the dials reach a chat route, proven once per model, at every endpoint.
@@ -195,6 +218,7 @@ class Asker:
                     raise failure
             elif self._is_over(pause):
                 return status, answer, exchange
+            log_retry(failure or status, exchange.url, len(tried), pause)
             time.sleep(pause)
 
     def _is_over(self, pause: float) -> bool:

@@ -28,7 +28,7 @@ from .exchange import Exchange, Private
 from .held import Continuation, Opening, Plan
 from .http import HttpRequest, Limits
 from .knowledge import Known
-from .retrying import backoff, may_retry, retry_after
+from .retrying import backoff, log_retry, may_retry, retry_after
 from .servers import Server
 
 __all__ = ["Call", "Reader", "endpoint_failed", "raise_unless_whole"]
@@ -38,13 +38,15 @@ __all__ = ["Call", "Reader", "endpoint_failed", "raise_unless_whole"]
 class Call:
     """One call over all its tries; where a reply takes two requests (`held`), one of them.
 
-    `headers` are those of every request, `ends_at` is when the call's own limit passes, `escaped` whether the prompt
-    goes as text, `prompt_tokens` how many the prompt has where a tokenizer counted them. Of a second request,
-    `continues` joins the counts, and `near` is the endpoint that holds the beginning in its cache.
+    `model` is the name that was sent, `headers` are those of every request, `ends_at` is when the call's own limit
+    passes, `escaped` whether the prompt goes as text, `prompt_tokens` how many the prompt has where a tokenizer counted
+    them. Of a second request, `continues` joins the counts, and `near` is the endpoint that holds the beginning in its
+    cache.
     """
 
     known: Known
     server: Server
+    model: str
     prompt: Prompt
     sampling: Sampling
     plan: Plan
@@ -91,6 +93,7 @@ class Call:
         """
         error.tries = len(self.tried)
         if isinstance(error, EndpointNotFoundError):
+            error.args = (self.known.missing(self.model),)
             self.known.forget()
         others = bool(set(self.known.endpoints.members) - set(self.tried))
         allowed = self.max_retries + len(self.known.endpoints.members) - 1
@@ -100,6 +103,7 @@ class Call:
         seconds = 0.0 if others else backoff(len(self.tried), asked)
         if self.ends_at is not None and time.monotonic() + seconds >= self.ends_at:
             raise error
+        log_retry(error.status or error, exchange.url, len(self.tried), seconds)
         return seconds
 
     def reader(self) -> Reader | None:

@@ -25,10 +25,41 @@ class Known:
     lock: threading.Lock = field(default_factory=threading.Lock)
     way_lock: threading.Lock = field(default_factory=threading.Lock)
 
+    @property
+    def sole(self) -> str | None:
+        """The server's only model, where it has said so; two names with and without `karakuri-ai/` are one model."""
+        listed = self.found.models if self.found is not None else ()
+        return listed[0] if len({_bare(one) for one in listed}) == 1 else None
+
+    def served(self, model: str) -> str:
+        """The id by which the server knows a model: the one given, or the same with or without `karakuri-ai/`."""
+        listed = self.found.models if self.found is not None else ()
+        same = [one for one in listed if _bare(one) == _bare(model)]
+        return same[0] if same and model not in listed else model
+
+    def missing(self, model: str) -> str:
+        """What to say of a 404: the model or, where the server lists that, the route does not exist."""
+        listed = self.found.models if self.found is not None else ()
+        if not listed:
+            return (
+                f"the endpoint has no such route, or no model {model!r:.120}; check base_url, server= and, at "
+                f"{self.endpoints.members[0].url}/v1/models, the names of its models"
+            )
+        if self.served(model) in listed:
+            return f"the endpoint serves {model!r:.120} and has no such route; check base_url and server="
+        return (
+            f"the endpoint has no model {model!r:.120}; it serves {', '.join(listed[:20])}. Pass one of these as "
+            "model=, with template= where the name does not tell the family"
+        )
+
     def forget(self) -> None:
         """What the server said of itself no longer holds: it is asked again."""
         self.server = self.found = None
         self.ways.clear()
+
+
+def _bare(model: str) -> str:
+    return model.removeprefix("karakuri-ai/")
 
 
 _known: OrderedDict[tuple[Any, ...], Known] = OrderedDict()

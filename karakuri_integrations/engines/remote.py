@@ -177,8 +177,7 @@ class RemoteEngine:
     @property
     def known_model(self) -> str | None:
         """As `model`, where it can be told without asking the server; else None."""
-        found = self._state().found
-        return self._model or (found.models[0] if found is not None and len(found.models) == 1 else None)
+        return self._model or self._state().sole
 
     @property
     def family(self) -> Family:
@@ -224,12 +223,16 @@ class RemoteEngine:
         assert server is not None  # noqa: S101  # identify() raises otherwise
         return server
 
+    def _served(self) -> str:
+        """The name to send: the model's, as the server writes it where it has listed that."""
+        return self._state().served(self.model)
+
     def _sole_model(self) -> str:
         self._asker().identify(self._named)
-        found = self._state().found
+        found, sole = self._state().found, self._state().sole
+        if sole is not None:
+            return sole
         models = found.models if found else ()
-        if len(models) == 1:
-            return models[0]
         shown = f"it serves {', '.join(models[:20])}" if models else "it does not say which models it serves"
         raise OptionError(f"model= is needed with this base_url: {shown}")
 
@@ -316,7 +319,7 @@ class RemoteEngine:
         unknown = self._state().found is None
         if server is None or (unknown and (self._model is None or self._needs_window(server, sampling))):
             return True
-        if server.takes_turns and self.model not in self._state().ways:
+        if server.takes_turns and self._served() not in self._state().ways:
             return True
         counts = server.needs_max_tokens and sampling.max_tokens is None
         return (counts and self._tokenizer is None) or (self._tokenizer is not None and not is_loaded(self._tokenizer))
@@ -337,9 +340,10 @@ class RemoteEngine:
         ids = tokens.encode(prompt) if tokens is not None else None
         room = self._room(prompt, ids, sampling, server, asker, clip=first is not None)
         sent = replace(sampling, stop=()) if prompt.calls is not None else sampling  # see `held`
-        ask = Ask(self.model, "", sent, room, self.context_window)
+        model = self._served()
+        ask = Ask(model, "", sent, room, self.context_window)
         if server.takes_turns:
-            way = asker.way(server, self.model)
+            way = asker.way(server, model)
             ask = replace(ask, turns=turns_for(prompt, way), way=way)
         elif ids is not None and server.takes_ids:
             ask = replace(ask, prompt=ids)
@@ -348,6 +352,7 @@ class RemoteEngine:
         return Call(
             known=self._state(),
             server=server,
+            model=model,
             prompt=prompt,
             sampling=sampling,
             plan=plan,
@@ -414,7 +419,7 @@ class RemoteEngine:
                 f"max_tokens= is needed: {server.name} would cut the reply at its own small number, and without "
                 "tokenizer= the rest of the window is not known"
             )
-        return len(asker.token_ids(server, self.model, prompt.text))
+        return len(asker.token_ids(server, self._served(), prompt.text))
 
     # --- tokens ---
 
@@ -432,7 +437,8 @@ class RemoteEngine:
         return tokens.encode_text(text) if tokens is not None else self._asked_ids(text)
 
     def _asked_ids(self, text: str) -> list[int]:
-        return self._asker().token_ids(self._server(), self.model, text)
+        server = self._server()
+        return self._asker().token_ids(server, self._served(), text)
 
     # --- shared ---
 

@@ -1,4 +1,4 @@
-"""When a failed try may be repeated, and after how long. Pure; the one retry layer of the package is built on it.
+"""When a failed try may be repeated, and after how long; the one retry layer of the package is built on it.
 
 The rules are openai-python's (https://github.com/openai/openai-python, `_base_client.py`): Retry-After is obeyed from
 above 0 to 120 seconds, a longer one means no retry, a broken one is ignored; otherwise 0.5 s doubled each time, at most
@@ -7,6 +7,7 @@ above 0 to 120 seconds, a longer one means no retry, a broken one is ignored; ot
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
@@ -14,7 +15,9 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-__all__ = ["backoff", "may_retry", "retry_after"]
+__all__ = ["backoff", "log_retry", "may_retry", "retry_after"]
+
+_log = logging.getLogger("karakuri_integrations")
 
 _RETRIED: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _LONGEST: Final = 120.0
@@ -64,3 +67,12 @@ def backoff(tried: int, asked: float | None = None) -> float:
     if asked is not None and 0 < asked <= _LONGEST:
         return asked
     return min(8.0, 0.5 * 2.0 ** min(tried - 1, 10)) * (1 - 0.25 * random.random())  # noqa: S311  # no secret
+
+
+def log_retry(failed: int | BaseException, url: str, tried: int, seconds: float) -> None:
+    """Say in the log that a try, the `tried`-th, is repeated: its status or kind of error, and never what was said.
+
+    `url` is an endpoint's, without credentials and query.
+    """
+    what = f"HTTP {failed}" if isinstance(failed, int) else type(failed).__name__
+    _log.info("%s from %s; try %d in %.1f s", what, url, tried + 1, seconds)
