@@ -8,11 +8,14 @@ that it cannot hold a reply to is refused by name (https://github.com/guidance-a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from ..errors import UnsupportedSchemaError
+from ..tools.schema_logic import DATA, NAMED, named, references, words
+from .schema_patterns import safe_pattern
+from .schema_rules import Outer, refused, rewritten
 
 __all__ = ["prepared", "refusal"]
 
@@ -20,12 +23,15 @@ _FORMATS: Final = frozenset(
     ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri", "unknown")
 )
 #: Words whose values are schemas, lists of schemas, and named schemas.
-_ONE: Final = (
-    "additionalProperties", "contains", "else", "if", "items", "not", "propertyNames", "then", "unevaluatedItems",
+_ONE: Final = ("additionalProperties", "items")
+_MANY: Final = ("allOf", "anyOf", "items", "prefixItems")
+_NAMED: Final = ("$defs", "definitions", "patternProperties", "properties")
+#: Words for which there are rules. Where one still stands it is refused, and stays as it is: to narrow what a value
+#: must not fit would allow more.
+_RULED: Final = (
+    "not", "if", "then", "else", "oneOf", "contains", "propertyNames", "dependentSchemas", "unevaluatedItems",
     "unevaluatedProperties",
 )  # fmt: skip
-_MANY: Final = ("allOf", "anyOf", "items", "oneOf", "prefixItems")
-_NAMED: Final = ("$defs", "definitions", "dependentSchemas", "patternProperties", "properties")
 #: What says nothing with this value.
 _IDLE: Final[Mapping[str, tuple[Any, ...]]] = {
     "uniqueItems": (False,),
@@ -40,7 +46,7 @@ _IDLE: Final[Mapping[str, tuple[Any, ...]]] = {
 #: What says nothing without another word.
 _WITH: Final = {"minContains": "contains", "maxContains": "contains", "then": "if", "else": "if"}
 _WORDS: Final = (
-    *_ONE, *_MANY, *_NAMED, *_IDLE, *_WITH, "$ref", "$dynamicRef", "$dynamicAnchor",
+    *_ONE, *_MANY, *_NAMED, *_RULED, *_IDLE, *_WITH, "$ref", "$dynamicRef", "$dynamicAnchor",
     "$anchor", "$id", "const", "enum", "type", "format",
     "pattern", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
     "minItems", "maxItems", "minProperties", "maxProperties", "required",
@@ -57,41 +63,57 @@ _SAID: Final = (
 
 
 def prepared(schema: Any) -> dict[str, Any]:
-    """The schema without what decides nothing. Whatever fits the result fits the schema.
+    """The schema in words that llguidance knows. Whatever fits the result fits the schema.
 
     Raises:
         UnsupportedSchemaError: it asks for a value that has no end, such as a node that must hold a node.
     """
-    found = _prepared(schema)
-    endless = _Ends(found).endless()
-    if endless is not None:
-        raise _refused(f"{endless[:60]!r} must hold itself without end", "$ref")
-    return found
+    found = _Preparation(schema).whole()
+    return found if isinstance(found, dict) else {"enum": []} if found is False else {}
 
 
-def _prepared(schema: Any) -> dict[str, Any]:
-    if not isinstance(schema, Mapping):
-        return {} if schema is True else {"enum": []}
-    kept = {key: value for key, value in schema.items() if not _idle(key, value, schema)}
-    return {key: _prepared_value(key, value) for key, value in kept.items()}
+class _Preparation:
+    """One schema being prepared, place by place."""
+
+    def __init__(self, root: Any) -> None:
+        self._root = _quoted(root)
+        self._targets = tuple(map(unquote, references(self._root)))
+        self._endless = _Ends(self._root).endless()
+        #: What references lead to, as far as that can be told: behind an id of their own they lead elsewhere.
+        self._known = None if any(_ids(one) for _, one in words(self._root)) else self._root
+
+    def whole(self) -> Any:
+        return self._of(self._root, "#")
+
+    def _of(self, schema: Any, place: str, outer: Outer | None = None) -> Any:
+        if not isinstance(schema, Mapping):
+            return schema
+        if schema.get("$ref") in self._endless:
+            return False  # nothing fits what must hold itself
+        kept = {key: value for key, value in schema.items() if not _idle(key, value, schema)}
+        led_through = [key for key in kept if any(f"{one}/".startswith(f"{place}/{key}/") for one in self._targets)]
+        made = rewritten(kept, self._known, led_through, outer)
+        outer = (outer or Outer()).with_(made)
+        return {key: self._value(key, value, f"{place}/{key}", outer) for key, value in made.items()}
+
+    def _value(self, key: str, value: Any, place: str, outer: Outer) -> Any:
+        if key in _MANY and isinstance(value, list):
+            same = None if key in ("items", "prefixItems") else outer
+            return [self._of(one, f"{place}/{n}", same) for n, one in enumerate(value)]
+        if key in _ONE:
+            return self._of(value, place)
+        if key in _NAMED and isinstance(value, Mapping):
+            said = safe_pattern if key == "patternProperties" else str
+            return {said(name): self._of(one, f"{place}/{_escaped(name)}") for name, one in value.items()}
+        if key == "pattern" and isinstance(value, str):
+            return safe_pattern(value)
+        if key in _COUNTS and isinstance(value, float) and value.is_integer():
+            return int(value)
+        return value
 
 
-def _prepared_value(key: str, value: Any) -> Any:
-    if key in _MANY and isinstance(value, list):
-        return [_inner(one) for one in value]
-    if key in _ONE:
-        return _inner(value)
-    if key in _NAMED and isinstance(value, Mapping):
-        return {name: _inner(one) for name, one in value.items()}
-    if key == "$ref" and isinstance(value, str):
-        return quote(value, safe=_URI)  # a definition's name may be in any script, and a reference is a URI
-    if key in _COUNTS and isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
-
-
-def _inner(schema: Any) -> Any:
-    return _prepared(schema) if isinstance(schema, Mapping) else schema
+def _escaped(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
 
 
 def _idle(key: str, value: Any, schema: Mapping[str, Any]) -> bool:
@@ -114,16 +136,7 @@ def _at_most_one(schema: Mapping[str, Any]) -> bool:
 def refusal(problem: str) -> UnsupportedSchemaError:
     """The library's message names the word; it also quotes the schema, which is not repeated."""
     line = problem.strip().splitlines()[0].partition("failed to compile JSON schema:")[2].strip() or "it is not valid"
-    return _refused(line, _keyword(line))
-
-
-def _refused(why: str, keyword: str) -> UnsupportedSchemaError:
-    error = UnsupportedSchemaError(
-        f"no grammar can be made of this JSON schema ({why[:200]}); leave the word out, or describe the rule in words "
-        "and check the arguments in the tool"
-    )
-    error.keyword = keyword
-    return error
+    return refused(line, _keyword(line))
 
 
 def _keyword(line: str) -> str:
@@ -138,27 +151,37 @@ def _keyword(line: str) -> str:
 class _Ends:
     """Which references of a schema lead to a value that can end; llguidance follows the others for ever."""
 
-    def __init__(self, root: Mapping[str, Any]) -> None:
+    def __init__(self, root: Any) -> None:
         self._root = root
         self._good: set[str] = set()
 
-    def endless(self) -> str | None:
-        """A reference that no finite value fits, or None."""
-        return next((one for one in _references(self._root) if not self._reference(one, frozenset())), None)
+    def endless(self) -> frozenset[str]:
+        """The references that no finite value fits.
+
+        Raises:
+            UnsupportedSchemaError: the schema, or an alternative of its items (a tool that could never be called),
+                has no end.
+        """
+        found = frozenset(one for one in references(self._root) if not self._reference(one, frozenset()))
+        items = self._root.get("items") if isinstance(self._root, Mapping) else None
+        for one in (self._root, items, *_list(items, "anyOf")):
+            if found and not self._schema(one, frozenset()):
+                raise refused(f"{min(found)[:60]!r} must hold itself without end", "$ref")
+        return found
 
     def _reference(self, name: str, within: frozenset[str]) -> bool:
         if name in self._good or not name.startswith("#"):
             return True
         if name in within:
             return False
-        if self._schema(_pointed(self._root, name), within | {name}):
+        if self._schema(named(self._root, name), within | {name}):
             self._good.add(name)
             return True
         return False
 
     def _schema(self, schema: Any, within: frozenset[str]) -> bool:
         if not isinstance(schema, Mapping) or "const" in schema or "enum" in schema:
-            return True
+            return schema is not False
         if isinstance(schema.get("$ref"), str) and not self._reference(schema["$ref"], within):
             return False
         if not all(self._schema(one, within) for one in _list(schema, "allOf")):
@@ -184,30 +207,28 @@ def _needed(schema: Mapping[str, Any], kind: Any) -> list[Any]:
     return []
 
 
-def _list(schema: Mapping[str, Any], key: str) -> list[Any]:
-    value = schema.get(key)
+def _list(schema: Any, key: str) -> list[Any]:
+    value = schema.get(key) if isinstance(schema, Mapping) else None
     return value if isinstance(value, list) else []
 
 
-def _references(schema: Any) -> Iterator[str]:
-    """Of every place that may hold a schema; a name in data that looks like one does no harm."""
+def _ids(schema: Any) -> bool:
+    """Whether there is an id in it."""
+    return any(key == "$id" or _ids(value) for key, value in words(schema))
+
+
+def _quoted(schema: Any) -> Any:
+    """With references as URIs; a definition's name may be in any script."""
     if isinstance(schema, list):
-        for one in schema:
-            yield from _references(one)
-    elif isinstance(schema, Mapping):
-        for key, value in schema.items():
-            if key == "$ref" and isinstance(value, str):
-                yield value
-            elif key not in ("enum", "const", "default", "examples"):
-                yield from _references(value)
+        return [_quoted(one) for one in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    return {key: _quoted_value(key, value) for key, value in schema.items()}
 
 
-def _pointed(root: Any, name: str) -> Any:
-    """What a local reference names; None where there is nothing."""
-    for step in filter(None, unquote(name[1:]).split("/")):
-        step = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(root, list) and step.isdigit() and int(step) < len(root):
-            root = root[int(step)]
-        else:
-            root = root.get(step) if isinstance(root, Mapping) else None
-    return root
+def _quoted_value(key: str, value: Any) -> Any:
+    if key == "$ref" and isinstance(value, str):
+        return quote(value, safe=_URI)
+    if key in NAMED and isinstance(value, Mapping):
+        return {name: _quoted(one) for name, one in value.items()}
+    return value if key in DATA else _quoted(value)

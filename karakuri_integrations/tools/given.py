@@ -11,7 +11,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, get_args
+from typing import Any, Final, cast, get_args
 
 from ..conversation import Tool, Tooling, ToolLanguage
 from ..errors import ToolDefinitionError
@@ -25,10 +25,23 @@ TOOL_OPTIONS: Final = ("tools", "tool_choice", "parallel_tool_calls", "response_
 _LONGEST: Final = 128
 _UNUSABLE: Final = re.compile(r"[\s\[\]()\"'`:,{}<>|]")
 _WORDS: Final = ("auto", "none", "any", "required")
-_SAID: Final[Mapping[type, str]] = {Mapping: "an object", list: "a list", str: "text"}
+_SAID: Final[Mapping[type, str]] = {
+    Mapping: "an object", list: "a list", str: "text", int: "a number", float: "a number", bool: "a boolean"
+}  # fmt: skip
+#: Words whose values are schemas, lists of schemas, and named schemas.
+_ONE: Final = (
+    "items", "additionalProperties", "not", "contains", "if", "then", "else", "propertyNames", "unevaluatedItems",
+    "unevaluatedProperties",
+)  # fmt: skip
+_MANY: Final = ("allOf", "anyOf", "oneOf", "prefixItems")
+_NAMED: Final = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
-    **dict.fromkeys(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"), (Mapping,)),
-    **dict.fromkeys(("required", "enum", "allOf", "anyOf", "oneOf", "prefixItems"), (list,)),
+    **dict.fromkeys((*_NAMED, "dependentRequired", "dependencies"), (Mapping,)),
+    **dict.fromkeys(("required", "enum", *_MANY), (list,)),
+    **dict.fromkeys(("minimum", "maximum", "multipleOf"), (int, float)),
+    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems", "minContains", "maxContains"), (int, float)),
+    **dict.fromkeys(("minProperties", "maxProperties"), (int, float)),
+    **dict.fromkeys(("exclusiveMinimum", "exclusiveMaximum"), (int, float, bool)),  # a boolean in draft 4
     **dict.fromkeys(("$ref", "format", "pattern", "$id", "$anchor"), (str,)),
     "type": (str, list),
 }
@@ -153,21 +166,34 @@ def _wrong(schema: Any, place: str) -> str:
         return f"{place or 'it'} must be an object or a boolean, got a {type(schema).__name__}"
     for key, value in schema.items():
         kinds = _KINDS.get(key)
-        if kinds is not None and not isinstance(value, kinds):
-            return f"{place}/{key} must be {' or '.join(_SAID[one] for one in kinds)}, got a {type(value).__name__}"
-        if key == "required" and not all(isinstance(one, str) for one in value):
-            return f"{place}/required must list names"
-        inner: Mapping[Any, Any] = {}
-        if key in ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"):
-            inner = value
-        elif key in ("allOf", "anyOf", "oneOf", "prefixItems"):
-            inner = dict(enumerate(value))
-        elif key in ("items", "additionalProperties", "not", "contains"):
-            inner = {"": value} if not isinstance(value, list) else dict(enumerate(value))
-        for name, one in inner.items():
+        if kinds is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+            said = " or ".join(dict.fromkeys(_SAID[one] for one in kinds))
+            return f"{place}/{key} must be {said}, got a {type(value).__name__}"
+        if not _lists_names(key, value):
+            return f"{place}/{key} must list names"
+        for name, one in _inner(key, value).items():
             if found := _wrong(one, f"{place}/{key}/{name}".rstrip("/")):
                 return found
     return ""
+
+
+def _lists_names(key: str, value: Any) -> bool:
+    """Whether what must be lists of names are such, where this is a word of such."""
+    lists = [value] if key == "required" else []
+    if key in ("dependentRequired", "dependencies"):
+        lists = [one for one in value.values() if key == "dependentRequired" or isinstance(one, list)]
+    return all(isinstance(one, list) and all(isinstance(name, str) for name in one) for one in lists)
+
+
+def _inner(key: str, value: Any) -> Mapping[Any, Any]:
+    """The schemas under a word, by where they stand."""
+    if key in _NAMED:
+        return cast("Mapping[Any, Any]", value)
+    if key == "dependencies":
+        return {name: one for name, one in value.items() if not isinstance(one, list)}
+    if key in _MANY or (key in _ONE and isinstance(value, list)):
+        return dict(enumerate(value))
+    return {"": value} if key in _ONE else {}
 
 
 def _choice(given: Any, names: Sequence[str]) -> Any:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any, Final
+from urllib.parse import unquote
 
 from ..conversation import CallForm, Tool, Tooling
+from .schema_logic import DATA, NAMED, disjoint, named, references, words
 
 __all__ = ["MOST_CALLS", "closed", "list_of_calls", "shown_place"]
 
 #: A reply's list of calls ends at the latest after this many.
 MOST_CALLS: Final = 16
-
-#: Words whose values are schemas, lists of schemas, and named schemas.
-_ONE: Final = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
-_MANY: Final = ("anyOf", "oneOf", "prefixItems")
-_NAMED: Final = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-
 
 #: Beside one of these an object's properties are not all that is said of it.
 _BESIDE: Final = frozenset(
@@ -26,20 +23,11 @@ _BESIDE: Final = frozenset(
      "dependencies", "$dynamicRef"}
 )  # fmt: skip
 _NOTES: Final = frozenset(
-    {
-        "$ref",
-        "title",
-        "description",
-        "default",
-        "examples",
-        "deprecated",
-        "$defs",
-        "definitions",
-        "$comment",
-        "$schema",
-        "discriminator",
-    }
-)
+    {"$ref", "title", "description", "default", "examples", "deprecated", "$defs", "definitions", "$comment", "$schema",
+     "discriminator"}
+)  # fmt: skip
+#: Places that are put together with what stands beside them.
+_PARTS: Final = ("allOf", "anyOf", "oneOf", "if", "then", "else", "not")
 
 
 def closed(schema: Any) -> Any:
@@ -47,9 +35,72 @@ def closed(schema: Any) -> Any:
 
     Whatever fits the result fits the schema. What is put together with something else stays open, because closing it
     would forbid what its neighbour asks for: parts of `allOf`, branches beside properties or other branches, and
-    definitions that such a place refers to.
+    definitions that such a place refers to. What must not fit stays as it is: to narrow it would allow more.
     """
-    return _closed(schema, "#", frozenset(_composed(schema)), stays_open=False)
+    return _Closing(schema).of(schema, "#")
+
+
+class _Closing:
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._composed = frozenset(map(_place, _composed(root)))
+        self._kept = frozenset(self._reached(self._negated(root)))
+
+    def of(self, schema: Any, place: str, *, stays_open: bool = False) -> Any:
+        if not isinstance(schema, Mapping) or place in self._kept:
+            return schema
+        found = {key: self._value(key, value, f"{place}/{key}", schema) for key, value in schema.items()}
+        if _whole(schema) and not stays_open and place not in self._composed:
+            found["additionalProperties"] = False
+        return found
+
+    def _value(self, key: str, value: Any, place: str, parent: Mapping[str, Any]) -> Any:
+        if key in ("items", "additionalProperties"):
+            return self.of(value, place)
+        if key in ("anyOf", "oneOf", "prefixItems") and isinstance(value, list):
+            if key == "oneOf" and not self._apart(value):
+                return value
+            stays_open = key != "prefixItems" and not _alone(parent, key)
+            return [self.of(one, f"{place}/{n}", stays_open=stays_open) for n, one in enumerate(value)]
+        if key in ("properties", "$defs", "definitions") and isinstance(value, Mapping):
+            return {name: self.of(one, f"{place}/{name}") for name, one in value.items()}
+        return value
+
+    def _apart(self, options: Sequence[Any]) -> bool:
+        """Whether no value can fit two of the options, so that none has to be kept from fitting another."""
+        return all(disjoint(one, other, self._root) for one, other in combinations(options, 2))
+
+    def _negated(self, schema: Any) -> Iterator[str]:
+        """References in what a value must not fit, or must not fit besides."""
+        for key, value in words(schema):
+            if key in ("not", "if") or (key == "oneOf" and isinstance(value, list) and not self._apart(value)):
+                yield from references(value)
+            yield from self._negated(value)
+
+    def _reached(self, given: Iterable[str]) -> set[str]:
+        """The places that these lead to, and those that they lead to; all of it where one leads to an anchor."""
+        found, todo = set[str](), [*given]
+        while todo:
+            one = todo.pop()
+            target = named(self._root, one)
+            place = "#" if target is None else _place(one)
+            if place not in found:
+                found.add(place)
+                todo += references(target)
+        return found
+
+
+def _whole(schema: Mapping[str, Any]) -> bool:
+    """Whether an object's listed properties are all that it is meant to have."""
+    listed = schema.get("properties")
+    if not isinstance(listed, Mapping) or not set(_names(schema.get("required"))) <= listed.keys():
+        return False
+    beside = _BESIDE & schema.keys()
+    if listed:
+        beside -= {"maxProperties", "propertyNames"}
+        beside -= {"minProperties"} if schema.get("minProperties", 0) <= len(listed) else set()
+        beside -= {"unevaluatedProperties"} if schema.get("unevaluatedProperties") is False else set()
+    return not beside
 
 
 def _composed(schema: Any, *, within: bool = False) -> Iterator[str]:
@@ -63,16 +114,11 @@ def _composed(schema: Any, *, within: bool = False) -> Iterator[str]:
     if isinstance(reference, str) and (within or not schema.keys() <= _NOTES):
         yield reference
     for key, value in schema.items():
-        if key in _NAMED and isinstance(value, Mapping):
+        if key in NAMED and isinstance(value, Mapping):
             for one in value.values():
                 yield from _composed(one)
-        elif key in ("enum", "const", "default", "examples"):
-            continue
-        else:
+        elif key not in DATA:
             yield from _composed(value, within=key in _PARTS and (key == "allOf" or not _alone(schema, key)))
-
-
-_PARTS: Final = ("allOf", "anyOf", "oneOf", "if", "then", "else", "not")
 
 
 def _alone(schema: Mapping[str, Any], key: str) -> bool:
@@ -80,34 +126,13 @@ def _alone(schema: Mapping[str, Any], key: str) -> bool:
     return key in ("anyOf", "oneOf") and schema.keys() <= _NOTES | {key, "type"}
 
 
-def _closed(schema: Any, place: str, composed: frozenset[str], *, stays_open: bool) -> Any:
-    if not isinstance(schema, Mapping):
-        return schema
-    found = {key: _closed_value(key, value, f"{place}/{key}", composed, schema) for key, value in schema.items()}
-    listed = schema.get("properties")
-    whole = isinstance(listed, Mapping) and set(_names(schema.get("required"))) <= listed.keys()
-    if whole and not stays_open and place not in composed and not _BESIDE & schema.keys():
-        found["additionalProperties"] = False
-    return found
+def _place(reference: str) -> str:
+    """A reference as places are written here."""
+    return unquote(reference).replace("~1", "/").replace("~0", "~")
 
 
 def _names(required: Any) -> list[str]:
     return required if isinstance(required, list) else []
-
-
-def _closed_value(key: str, value: Any, place: str, composed: frozenset[str], parent: Mapping[str, Any]) -> Any:
-    if key in _ONE and isinstance(value, Mapping):
-        return (
-            value
-            if key in ("not", "if", "then", "else", "propertyNames", "contains")
-            else _closed(value, place, composed, stays_open=False)
-        )
-    if key in _MANY and isinstance(value, list):
-        stays_open = key != "prefixItems" and not _alone(parent, key)
-        return [_closed(one, f"{place}/{n}", composed, stays_open=stays_open) for n, one in enumerate(value)]
-    if key in _NAMED and isinstance(value, Mapping) and key not in ("patternProperties", "dependentSchemas"):
-        return {name: _closed(one, f"{place}/{name}", composed, stays_open=False) for name, one in value.items()}
-    return value
 
 
 def shown_place(place: Sequence[object], schema: Any) -> str:
@@ -190,7 +215,7 @@ def _referring(schema: Any, place: str, own: str, anchors: Mapping[str, str]) ->
             moved[key] = _reference(value, place, own, anchors)
         elif key in ("enum", "const", "default", "examples"):
             moved[key] = value
-        elif key in _NAMED and isinstance(value, Mapping):  # a property may be called like a word of schemas
+        elif key in NAMED and isinstance(value, Mapping):  # a property may be called like a word of schemas
             moved[key] = {name: _referring(one, place, own, anchors) for name, one in value.items()}
         elif key != "$anchor" or not isinstance(value, str):
             moved[key] = _referring(value, place, own, anchors)

@@ -122,6 +122,22 @@ SCHEMAS = {
     "formats": object_of(a={"type": "string", "format": "date-time"}, b={"type": "string", "format": "password", "maxLength": 5}),
     "list-like": object_of(x={"type": "array", "prefixItems": [{"type": "null"}, {"const": "a"}], "items": False, "minItems": 2}),
     "map": {"type": "object", "additionalProperties": {"type": "integer"}, "minProperties": 1, "maxProperties": 2},
+    "counts": {
+        "type": "object",
+        "properties": {name: {"type": "boolean"} for name in "abcd"},
+        "minProperties": 2,
+        "maxProperties": 3,
+        "dependentRequired": {"a": ["d"]},
+        "not": {"required": ["b", "c"]},
+    },
+    "conditions": object_of(
+        kind={"enum": ["x", "y"]},
+        x={"if": {"type": "string"}, "then": {"enum": ["a", "b"]}, "else": {"type": "integer", "minimum": 0, "maximum": 9}},
+        y={"oneOf": [{"type": "string", "maxLength": 4}, {"enum": ["a", 7]}]},
+        z={"type": "array", "items": {"type": ["null", "boolean"]}, "contains": {"const": True}, "maxItems": 4},
+        u={"type": "array", "items": {"enum": ["a", "b", "c"]}, "uniqueItems": True, "minItems": 2},
+        s={"type": "string", "pattern": '^[^"]{1,3}$'},
+    ),
     "all of": object_of(x={"allOf": [{"type": "string", "minLength": 2}, {"maxLength": 4}]}),
 }  # fmt: skip
 
@@ -514,19 +530,21 @@ async def test_compiling_does_not_block_the_event_loop(engine, monkeypatch):
 @pytest.mark.parametrize(
     ("value", "word"),
     [
-        ({"not": {"type": "string"}}, "not"),
+        ({"not": {"pattern": "a"}}, "not"),
         ({"type": "array", "uniqueItems": True}, "uniqueItems"),
-        ({"type": "array", "contains": {"type": "null"}}, "contains"),
-        ({"type": "object", "dependentRequired": {"a": ["b"]}}, "dependentRequired"),
-        ({"if": {"type": "string"}, "then": {"minLength": 2}}, "if"),
-        ({"type": "object", "propertyNames": {"maxLength": 3}}, "propertyNames"),
+        ({"type": "array", "contains": {"type": "null"}, "maxContains": 2}, "contains"),
+        ({"type": "object", "minProperties": 2}, "minProperties"),
+        ({"type": "object", "properties": dict.fromkeys("abcdefghij", True), "maxProperties": 5}, "maxProperties"),
+        ({"if": {"pattern": "a"}, "then": {"minLength": 2}}, "if"),
+        ({"type": "object", "propertyNames": {"maxLength": 3, "pattern": "^a"}}, "propertyNames"),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
         ({"type": "string", "pattern": "(?=a)b"}, "pattern"),
         ({"type": "string", "pattern": "("}, "pattern"),
         ({"type": "string", "minLength": 3, "maxLength": 2}, "required"),
         ({"$ref": "https://example.org/schema"}, "$ref"),
         ({"$ref": "#/$defs/nowhere"}, "$ref"),
-        ({"type": "object", "unevaluatedProperties": False}, "unevaluatedProperties"),
+        ({"anyOf": [{"properties": {"a": {}}}, {}], "unevaluatedProperties": False}, "unevaluatedProperties"),
+        ({"type": "array", "contains": {"type": "null"}, "unevaluatedItems": False}, "contains"),
     ],
 )
 def test_what_no_grammar_can_hold_is_named_before_anything_is_loaded(random_weights, monkeypatch, value, word):
@@ -555,10 +573,13 @@ def test_what_no_grammar_can_hold_is_named_before_anything_is_loaded(random_weig
         },
     ],
 )
-def test_a_value_that_would_have_to_hold_itself_for_ever_is_refused(endless):
-    with pytest.raises(UnsupportedSchemaError, match="without end") as caught:
-        prepared({"type": "object", "properties": {"maybe": {"$ref": "#/$defs/N"}}, "$defs": {"N": endless}})
-    assert caught.value.keyword == "$ref"
+def test_a_value_that_would_have_to_hold_itself_for_ever_is_refused_or_left_out(endless):
+    one = {"type": "object", "properties": {"maybe": {"$ref": "#/$defs/N"}}}
+    for whole in ({**one, "required": ["maybe"]}, {"type": "array", "items": {"anyOf": [{"$ref": "#/$defs/N"}, {}]}}):
+        with pytest.raises(UnsupportedSchemaError, match="without end") as caught:
+            prepared({**whole, "$defs": {"N": endless}})
+        assert caught.value.keyword == "$ref"
+    assert prepared({**one, "$defs": {"N": endless}})["properties"] == {"maybe": False}
 
 
 @pytest.mark.parametrize(
@@ -579,12 +600,11 @@ def test_a_value_that_may_hold_itself_is_not(ends):
 def test_what_decides_nothing_is_left_out():
     schema = {
         "type": "object",
-        "minProperties": 1.0,
         "properties": {
             "format": {"type": "string", "format": "no-such-format"},
             "uniqueItems": {"type": "array", "uniqueItems": False, "minContains": 2, "items": {"if": {}, "not": False}},
             "date": {"type": "string", "format": "date"},
-            "set": {"type": "array", "uniqueItems": True, "maxItems": 1},
+            "set": {"type": "array", "uniqueItems": True, "maxItems": 1.0},
             "data": {"enum": [{"format": "no-such-format"}]},
             "any": True,
         },
@@ -593,7 +613,6 @@ def test_what_decides_nothing_is_left_out():
     }
     assert prepared(schema) == {
         "type": "object",
-        "minProperties": 1,
         "properties": {
             "format": {"type": "string"},
             "uniqueItems": {"type": "array", "items": {}},
