@@ -80,8 +80,10 @@ def _openai_tool(given: Any, place: int, strict: bool | None) -> Any:
     try:
         return convert_to_openai_tool(given, strict=strict)
     except Exception as error:
+        nameless = isinstance(given, Mapping) and not {"name", "title", "toolSpec"} & given.keys()
+        why = "it has no `name` (a JSON schema: no `title`)" if nameless else type(error).__name__
         raise ToolDefinitionError(
-            f"tools[{place}]: a {type(given).__name__} that cannot be made a tool ({type(error).__name__}); use a "
+            f"tools[{place}] of the type {type(given).__name__} cannot be made a tool: {why}; use a "
             "function with a docstring and annotations, a BaseTool, a pydantic or TypedDict class, a dict in OpenAI's "
             "form, or a JSON schema with a title"
         ) from error

@@ -111,6 +111,10 @@ def _echoes(messages: Sequence[ChatMessage]) -> Iterator[int]:
             yield index
 
 
+def _an(noun: str) -> str:
+    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
+
+
 def _value(message: ChatMessage, provider: Provider, index: int) -> Message:
     role, extra = _ROLES[message.role], message.additional_kwargs
     calls = tuple(replace(call, name=usable_name(call.name)) for call in calls_of(message, index))
@@ -119,7 +123,7 @@ def _value(message: ChatMessage, provider: Provider, index: int) -> Message:
     for block in message.blocks:
         if not isinstance(block, TextBlock | ThinkingBlock | CachePoint | ToolCallBlock):
             raise MessageError(
-                f"message {index}: a {block.block_type} block; KARAKURI models read text only, "
+                f"message {index}: {_an(block.block_type)} block; KARAKURI models read text only, "
                 "leave it out or describe it in words",
                 index,
             )

@@ -151,10 +151,11 @@ class ContextOverflowError(InputError):
     def __init__(self, n_prompt: int, n_max_new: int | None, n_ctx: int) -> None:
         asked = "" if n_max_new is None else f" and max_tokens={n_max_new} ask for {n_prompt + n_max_new} tokens"
         rule = f"; the context window is {n_ctx}" if asked else f" leaves no room in the context window of {n_ctx}"
-        super().__init__(
-            f"the prompt of {n_prompt} tokens{asked}{rule}; shorten the conversation, lower max_tokens, "
-            'or pass overflow="drop_oldest_turns"'
-        )
+        room = f" to at most {n_ctx - n_prompt}" if asked and n_prompt < n_ctx else ""
+        ways = [f"lower max_tokens{room}"] if asked else []
+        if n_max_new is None or n_max_new < n_ctx or not room:  # otherwise no conversation is short enough
+            ways = ["shorten the conversation", *ways, 'or pass overflow="drop_oldest_turns"']
+        super().__init__(f"the prompt of {n_prompt} tokens{asked}{rule}; {', '.join(ways)}")
         self.n_prompt, self.n_max_new, self.n_ctx = n_prompt, n_max_new, n_ctx
 
     def __reduce__(self) -> tuple[object, ...]:

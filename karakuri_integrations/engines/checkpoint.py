@@ -10,13 +10,13 @@ import json
 import logging
 import os
 import re
-import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 from ..errors import ModelLoadError, OptionError
+from ..notices import warn
 from ..templates import FAMILIES
 from . import hub
 
@@ -34,7 +34,7 @@ def notify(message: str) -> None:
     log.warning("%s", message)
     # Under a filter that makes warnings errors the log line must do: the load in a worker thread goes on.
     with contextlib.suppress(UserWarning):
-        warnings.warn(message, UserWarning, stacklevel=3)
+        warn(message)
 
 
 @dataclass(frozen=True)

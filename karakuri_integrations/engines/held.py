@@ -26,13 +26,13 @@ server counting as one token.
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from ..conversation import Grammar, Piece, Prompt, Usage
 from ..errors import UnsupportedError
+from ..notices import warn
 from .servers import Server
 
 __all__ = ["Continuation", "Opening", "Plan", "plan_of"]
@@ -88,11 +88,7 @@ def _not_held(grammar: Grammar, server: Server, address: str) -> None:
 
 @functools.lru_cache(maxsize=256)
 def _warn(address: str, why: str) -> None:
-    warnings.warn(
-        f"{address}: {why}. Calls and JSON are read as the model writes them, and may not fit their schema",
-        UserWarning,
-        stacklevel=2,
-    )
+    warn(f"{address}: {why}. Calls and JSON are read as the model writes them, and may not fit their schema")
 
 
 @dataclass(eq=False)

@@ -17,7 +17,7 @@ from ..errors import MissingDependencyError, ModelLoadError
 if TYPE_CHECKING:
     from .checkpoint import Source
 
-__all__ = ["INSTALL_HINT", "cached_folder", "fetch"]
+__all__ = ["INSTALL_HINT", "cached_folder", "fetch", "missing"]
 
 INSTALL_HINT: Final = 'pip install "karakuri-integrations[local]"'
 
@@ -29,8 +29,13 @@ def _library() -> Any:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise MissingDependencyError(f"a hub model needs huggingface_hub: {INSTALL_HINT}") from error
+        raise missing("huggingface_hub") from error
     return huggingface_hub
+
+
+def missing(library: str) -> MissingDependencyError:
+    """The error of a library that is not installed; it is one of several, which the extra brings together."""
+    return MissingDependencyError(f'local models need the extra "local" ({library} is missing): {INSTALL_HINT}')
 
 
 def fetch(source: Source, *, weights: bool) -> Path:
@@ -88,7 +93,7 @@ def _advice(source: Source, kind: str) -> str:
     if source.local_files_only or kind in ("LocalEntryNotFoundError", "OfflineModeIsEnabled"):
         return (
             f"{what}: it is not in the local cache and the hub cannot be asked; run `hf download {source.name}` where "
-            "the network is, allow the network (local_files_only=False, HF_HUB_OFFLINE unset), or pass a folder"
+            "the network is, allow the network (leave out local_files_only= and HF_HUB_OFFLINE), or pass a folder"
         )
     return f"{what}: check the network, or run `hf download {source.name}` first and pass local_files_only=True"
 

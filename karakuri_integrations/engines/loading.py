@@ -14,12 +14,11 @@ from typing import Any, Final
 
 from ..errors import (
     EngineError,
-    MissingDependencyError,
     ModelLoadError,
     QuantizationError,
 )
 from .checkpoint import Checkpoint, log, notify
-from .hub import INSTALL_HINT
+from .hub import INSTALL_HINT, missing
 from .memory import check_memory, estimate, free_ram
 from .precision import PRECISIONS, Precision, check_stored, missing_backend, stored_form
 from .safety import check_checkpoint, check_files, check_versions, tensors
@@ -89,7 +88,7 @@ def _import_torch() -> None:
         import torch
         import transformers
     except ImportError as error:
-        raise MissingDependencyError(f"a local model needs {error.name or 'torch'}: {INSTALL_HINT}") from error
+        raise missing(error.name or "torch") from error
     del accelerate, torch, transformers
 
 

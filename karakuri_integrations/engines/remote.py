@@ -118,8 +118,8 @@ class RemoteEngine:
         self._window = checked_window(context_window)
         self._tokenizer = place_of(tokenizer) if tokenizer is not None else None
         self._extra = checked_extra(extra_body)
-        self._client = checked_client("http_client", http_client, "PoolManager")
-        self._async_client = checked_client("http_async_client", http_async_client, "ClientSession")
+        self._client = checked_client("http_client", http_client, "urllib3.PoolManager")
+        self._async_client = checked_client("http_async_client", http_async_client, "aiohttp.ClientSession")
         self._headers = headers_with(_STANDARD, checked_headers(default_headers))
         self._authorise(addresses, api_key)
         if model is not None and self._template is None and family_of_model(model) is None:

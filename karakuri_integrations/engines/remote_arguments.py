@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import warnings
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, Final
@@ -12,6 +11,7 @@ from typing import Any, Final
 from ..attributes import NAMES
 from ..conversation import Control, Prompt, Sampling
 from ..errors import MessageError, OptionError
+from ..notices import warn
 from .asking import coded
 from .http import Limits
 from .servers import Server
@@ -43,11 +43,7 @@ _DEFAULT: Final = Sampling()
 
 @functools.lru_cache(maxsize=256)
 def warn_of_plain_http(origin: str) -> None:
-    warnings.warn(
-        f"the key is sent to {origin} without encryption; use https or a tunnel, or leave the key out",
-        UserWarning,
-        stacklevel=2,
-    )
+    warn(f"the key is sent to {origin} without encryption; use https or a tunnel, or leave the key out")
 
 
 def checked_limits(timeouts: Mapping[str, Any] | Limits | None) -> Limits:
@@ -130,8 +126,8 @@ def fingerprint_of(settings: Mapping[str, Any], headers: Mapping[str, str]) -> s
 
 def checked_client(name: str, client: Any, kind: str) -> Any:
     """A client of the user's own, of the class that is wanted."""
-    if client is not None and kind not in {base.__name__ for base in type(client).__mro__}:
-        raise OptionError(f"{name} must be a {kind}, got a {type(client).__name__}")
+    if client is not None and kind.rpartition(".")[2] not in {base.__name__ for base in type(client).__mro__}:
+        raise OptionError(f"{name} must be of the class {kind}, got {type(client).__name__}")
     return client
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 from ..errors import MissingDependencyError, ModelLoadError, UnsafeModelError
 from ..templates import FAMILIES
 from .checkpoint import Checkpoint, read_json
-from .hub import INSTALL_HINT
+from .hub import missing
 
 __all__ = ["Tensor", "check_checkpoint", "check_files", "check_versions", "shards", "tensors"]
 
@@ -40,7 +40,7 @@ def check_versions() -> None:
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError as error:
-            raise MissingDependencyError(f"local models need {name}: {INSTALL_HINT}") from error
+            raise missing(name) from error
         if tuple(int(one) for one in re.findall(r"\d+", version)[:2]) < floor:
             least = ".".join(map(str, floor))
             raise MissingDependencyError(

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ..conversation import Control, Prompt
-from ..errors import MessageError, MissingDependencyError, ModelLoadError
+from ..errors import MessageError, ModelLoadError
 from .checkpoint import Checkpoint
-from .hub import INSTALL_HINT
+from .hub import missing
 from .safety import check_files, check_versions
 
 __all__ = ["TextStream", "Tokens", "load_tokenizer"]
@@ -40,7 +40,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        raise MissingDependencyError(f"local models need transformers: {INSTALL_HINT}") from error
+        raise missing("transformers") from error
     try:
         found = AutoTokenizer.from_pretrained(
             str(folder), trust_remote_code=False, local_files_only=True, use_fast=True

@@ -295,7 +295,7 @@ async def test_raw(method: str) -> None:
         (Joke, {"method": "function_calling", "tool_choice": "any"}, OptionError, "tool_choice= is what"),
         (Joke, {"method": "json_mode", "strict": True}, OptionError, "strict= does not go with"),
         (None, {}, OptionError, "schema must be given"),
-        (5, {}, ToolDefinitionError, "a int that cannot be made a tool"),
+        (5, {}, ToolDefinitionError, "of the type int cannot be made a tool"),
         ({"type": "object"}, {"method": "function_calling"}, ToolDefinitionError, "schema with a title"),
     ],
 )

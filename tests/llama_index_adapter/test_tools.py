@@ -623,7 +623,7 @@ def test_a_tools_message_may_hold_text_only() -> None:
     message = ChatMessage(
         role="tool", blocks=[TextBlock(text="private"), image], additional_kwargs={"tool_call_id": "c1"}
     )
-    with pytest.raises(MessageError, match="message 1: a image block"):
+    with pytest.raises(MessageError, match="message 1: an image block"):
         scripted().render_prompt([said("user", "q"), message])
 
 
