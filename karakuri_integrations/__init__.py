@@ -16,12 +16,24 @@ __all__ = ["SteeringAttributes", "__version__"]
 
 __version__ = "0.1.0"
 
+#: What people look for here; each brings in a framework or an engine, so it is imported from its own module.
+_ELSEWHERE = {
+    "ChatKarakuri": "langchain",
+    "KarakuriLLM": "llama_index",
+    "LocalEngine": "engines",
+    "RemoteEngine": "engines",
+    "ScriptedEngine": "engines",
+}
+
 
 def __getattr__(name: str) -> Any:
     if name == "SteeringAttributes":
         from .attributes import SteeringAttributes
 
         return SteeringAttributes
+    if name in _ELSEWHERE:  # an AttributeError's text would be lost in `from karakuri_integrations import ...`
+        place = f"{__name__}.{_ELSEWHERE[name]}"
+        raise ImportError(f"{name} lives in {place}; write: from {place} import {name}", name=place)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

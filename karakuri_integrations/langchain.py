@@ -12,6 +12,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from contextlib import AsyncExitStack, closing
 from typing import Any, Self, cast
 
+try:
+    import langchain_core  # noqa: F401  # asked first, so that what is missing is named with its extra
+except ModuleNotFoundError as error:
+    from .errors import MissingDependencyError
+
+    raise MissingDependencyError(
+        'karakuri_integrations.langchain needs langchain-core: pip install "karakuri-integrations[langchain]"'
+    ) from error
+
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LangSmithParams, LanguageModelInput
 from langchain_core.language_models.chat_models import BaseChatModel

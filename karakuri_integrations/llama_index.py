@@ -12,6 +12,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Final
 
+try:
+    import llama_index.core  # noqa: F401  # asked first, so that what is missing is named with its extra
+except ModuleNotFoundError as error:
+    from .errors import MissingDependencyError
+
+    raise MissingDependencyError(
+        'karakuri_integrations.llama_index needs llama-index-core: pip install "karakuri-integrations[llama-index]"'
+    ) from error
+
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
 from llama_index.core.base.llms.types import (
     ChatMessage,

@@ -16,6 +16,15 @@ The prompts stand in the places of LlamaIndex's: `AgentWorkflow(handoff_prompt=H
 
 from __future__ import annotations
 
+try:
+    import llama_index.core  # noqa: F401  # asked first, so that what is missing is named with its extra
+except ModuleNotFoundError as error:
+    from .errors import MissingDependencyError
+
+    raise MissingDependencyError(
+        'karakuri_integrations.llama_index_ja needs llama-index-core: pip install "karakuri-integrations[llama-index]"'
+    ) from error
+
 from ._llama_index_ja_choosing import (
     JapaneseQuestionGenerator,
     JapaneseRankGPTRerank,

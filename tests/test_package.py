@@ -41,6 +41,37 @@ def test_unknown_names_are_attribute_errors() -> None:
     assert set(karakuri_integrations.__all__) <= set(dir(karakuri_integrations))
 
 
+@pytest.mark.parametrize(
+    ("name", "place"), [("ChatKarakuri", "langchain"), ("KarakuriLLM", "llama_index"), ("ScriptedEngine", "engines")]
+)
+def test_a_name_that_lives_elsewhere_says_where(name: str, place: str) -> None:
+    with pytest.raises(ImportError, match=f"write: from karakuri_integrations.{place} import {name}$"):
+        exec(f"from karakuri_integrations import {name}")
+
+
+@pytest.mark.parametrize(
+    ("module", "framework", "extra"),
+    [
+        ("langchain", "langchain_core", "langchain"),
+        ("llama_index", "llama_index", "llama-index"),
+        ("llama_index_ja", "llama_index", "llama-index"),
+    ],
+)
+def test_without_the_framework_the_extra_is_named(module: str, framework: str, extra: str) -> None:
+    script = f"""
+import sys
+sys.modules[{framework!r}] = None  # as if it were not installed
+from karakuri_integrations.errors import MissingDependencyError
+try:
+    import karakuri_integrations.{module}
+except ImportError as error:
+    print(type(error) is MissingDependencyError, error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("True karakuri_integrations.")
+    assert done.stdout.endswith(f'pip install "karakuri-integrations[{extra}]"\n')
+
+
 def test_every_error_is_listed_documented_and_pickles() -> None:
     samples = {
         "TemplateInjectionError": (3, 7, "[INST]"),
