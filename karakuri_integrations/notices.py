@@ -1,16 +1,20 @@
-"""Warnings that point at the user's own line, through however many of our and a framework's functions a call goes.
+"""What users must be told: a line in the log, and a warning that points at their own line.
 
-A number of frames would not do: the same call comes straight, through langchain-core's `invoke`, or in a thread. What
-is worth a warning is decided where it is noticed.
+A number of frames would not find it: the same call comes straight, through langchain-core's `invoke`, or in a thread.
+What is worth a notice is decided where it is noticed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
 import warnings
 from typing import Final
 
-__all__ = ["warn"]
+__all__ = ["notify", "warn"]
+
+_log = logging.getLogger("karakuri_integrations")
 
 #: Packages that stand between a user's line and ours.
 _BETWEEN: Final = frozenset(
@@ -20,6 +24,14 @@ _BETWEEN: Final = frozenset(
         "threading",
     }
 )  # fmt: skip
+
+
+def notify(message: str) -> None:
+    """Tell the user, in the log and as a warning, without ever failing the call that noticed it."""
+    _log.warning("%s", message)
+    # Under a filter that makes warnings errors the log line must do: a load in a worker thread goes on.
+    with contextlib.suppress(UserWarning):
+        warn(message)
 
 
 def warn(message: str) -> None:

@@ -14,7 +14,7 @@ import json
 import math
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from types import MappingProxyType
@@ -173,6 +173,7 @@ def serving_recipe(asked: Serving) -> str:
 def _plan(asked: Serving) -> _Plan:
     family = _family(asked.model)
     server = _server(asked.server)
+    asked = replace(asked, server=server.name)
     member = _MEMBERS[family.name]
     _check_sizes(asked, server, member)
     quantization, weights, gigabytes = _checkpoint(asked, server, family, member)
@@ -203,7 +204,9 @@ def _family(model: str) -> Family:
 
 
 def _server(name: str) -> _Server:
-    found = _SERVERS.get(name)
+    """The record of a name; `llamacpp` is as good as `llama.cpp`, as in Python."""
+    plain = name.lower().replace(".", "").replace("-", "")
+    found = next((one for one in _SERVERS.values() if one.name.replace(".", "") == plain), None)
     if found is None:
         raise OptionError(f"server must be one of {', '.join(_SERVERS)}, got {name!r:.40}")
     return found
@@ -359,7 +362,9 @@ _VLLM_GRAMMARS: Final = {"backend": "guidance", "disable_any_whitespace": True}
 
 def _vllm(plan: _Plan) -> list[str]:
     asked = plan.asked
-    command = [f"vllm serve {shlex.quote(plan.weights)}", _option("--served-model-name", plan.family.name)]
+    # Under both names that people write (vllm#2894); a reply reports the first.
+    names = f"--served-model-name {shlex.quote(plan.family.name)} {shlex.quote(plan.member.repository)}"
+    command = [f"vllm serve {shlex.quote(plan.weights)}", names]
     if plan.quantization == "bitsandbytes":
         command.append("--quantization bitsandbytes")  # AWQ is read from the checkpoint's config
     if asked.gpus > 1:

@@ -30,11 +30,15 @@ def command(recipe: str, program: str) -> list[str]:
 
 
 def flags(words: list[str]) -> dict[str, str]:
-    return {
-        word: "" if after.startswith("--") else after
-        for word, after in zip(words, [*words[1:], "--"], strict=True)
-        if word.startswith("--")
-    }
+    """Every option with its values, joined by a blank."""
+    found: dict[str, str] = {}
+    for word in words[next(place for place, one in enumerate(words) if one.startswith("--")) :]:
+        if word.startswith("--"):
+            last = word
+            found[last] = ""
+        else:
+            found[last] = f"{found[last]} {word}".strip()
+    return found
 
 
 # --- recipes -----------------------------------------------------------------------------------------------------
@@ -44,7 +48,7 @@ def test_vllm_on_one_gpu() -> None:
     words = command(serving_recipe(Serving("70b-chat", "vllm")), "vllm serve")
     assert words[2] == "masao1211/karakuri-lm-70b-chat-v0.1-AWQ"
     assert flags(words) == {
-        "--served-model-name": "karakuri-lm-70b-chat-v0.1",
+        "--served-model-name": "karakuri-lm-70b-chat-v0.1 karakuri-ai/karakuri-lm-70b-chat-v0.1",
         "--max-model-len": "4096",
         "--chat-template": str(FOLDER / "karakuri-lm-70b-chat-v0.1.jinja"),
         "--enable-prompt-tokens-details": "",
@@ -133,6 +137,14 @@ def test_what_cannot_work_is_refused(asked: Serving, message: str) -> None:
 def test_an_unknown_model_is_refused() -> None:
     with pytest.raises(UnknownModelError, match="70b-chat, 8x7b-chat, 8x7b-instruct"):
         serving_recipe(Serving("gpt-2", "vllm"))
+
+
+@pytest.mark.parametrize("name", ["llamacpp", "llama.cpp", "llama-cpp", "vLLM"])
+def test_a_server_is_named_as_in_python(name: str) -> None:
+    right = "vllm" if name == "vLLM" else "llama.cpp"
+    assert serving_recipe(Serving("70b-chat", name, gpu_memory=90)) == serving_recipe(
+        Serving("70b-chat", right, gpu_memory=90)
+    )
 
 
 @pytest.mark.parametrize("server", SERVER_NAMES)

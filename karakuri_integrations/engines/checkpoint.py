@@ -5,7 +5,6 @@ Knows no torch and no transformers. Whether the files are safe to load is `safet
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..errors import ModelLoadError, OptionError
-from ..notices import warn
+from ..notices import notify
 from ..templates import FAMILIES
 from . import hub
 
@@ -27,14 +26,6 @@ log.addHandler(logging.NullHandler())
 
 _HUB_ID: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _LARGEST_JSON: Final = 64 * 2**20  # tokenizer.json of a large vocabulary is 20 MiB
-
-
-def notify(message: str) -> None:
-    """Tell the user, in the log and as a warning, without ever failing the call that noticed it."""
-    log.warning("%s", message)
-    # Under a filter that makes warnings errors the log line must do: the load in a worker thread goes on.
-    with contextlib.suppress(UserWarning):
-        warn(message)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from typing import Any, Literal, TypeAlias
 
 from ..conversation import Grammar, Piece, Prompt, Usage
 from ..errors import UnsupportedError
-from ..notices import warn
+from ..notices import notify
 from .servers import Server
 
 __all__ = ["Continuation", "Opening", "Plan", "plan_of"]
@@ -88,7 +88,7 @@ def _not_held(grammar: Grammar, server: Server, address: str) -> None:
 
 @functools.lru_cache(maxsize=256)
 def _warn(address: str, why: str) -> None:
-    warn(f"{address}: {why}. Calls and JSON are read as the model writes them, and may not fit their schema")
+    notify(f"{address}: {why}. Calls and JSON are read as the model writes them, and may not fit their schema")
 
 
 @dataclass(eq=False)

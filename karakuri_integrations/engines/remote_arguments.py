@@ -11,7 +11,7 @@ from typing import Any, Final
 from ..attributes import NAMES
 from ..conversation import Control, Prompt, Sampling
 from ..errors import MessageError, OptionError
-from ..notices import warn
+from ..notices import notify
 from .asking import coded
 from .http import Limits
 from .servers import Server
@@ -43,7 +43,7 @@ _DEFAULT: Final = Sampling()
 
 @functools.lru_cache(maxsize=256)
 def warn_of_plain_http(origin: str) -> None:
-    warn(f"the key is sent to {origin} without encryption; use https or a tunnel, or leave the key out")
+    notify(f"the key is sent to {origin} without encryption; use https or a tunnel, or leave the key out")
 
 
 def checked_limits(timeouts: Mapping[str, Any] | Limits | None) -> Limits:
