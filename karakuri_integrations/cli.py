@@ -18,19 +18,22 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from . import __version__
 from .attributes import NAMES, PRESETS, SteeringAttributes
 from .conversation import Message, Reply, Sampling
 from .errors import AttributeConfigError, InputError, KarakuriError, OptionError
 from .generation import fold
-from .provider import EngineFields, Provider
+from .provider import EngineFields, Provider, without_credentials
 from .serving import QUANTIZATIONS, SERVER_NAMES, Serving, serving_recipe, template_text
 
 __all__ = ["main"]
 
 OK, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+#: What argparse keeps beside the options.
+_NO_OPTIONS: Final = ("run", "question")
 
 _ATTRIBUTION = "This was written with KARAKURI LM, developed by KARAKURI Inc."
 
@@ -47,7 +50,7 @@ _CHAT_HELP = """\
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.DEBUG if options.verbose else logging.WARNING)
+    _log_to_stderr(options)
     if not options.verbose:
         warnings.simplefilter("ignore")  # what this package has to say is in its log too
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -57,9 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(end="", flush=True)  # here, where a reader that left is no failure
         return code
     except InputError as error:
-        return _fail(error, WRONG_INPUT)
+        return _fail(error, options, WRONG_INPUT)
     except KarakuriError as error:
-        return _fail(error, FAILED)
+        return _fail(error, options, FAILED)
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return INTERRUPTED
@@ -76,9 +79,32 @@ def _forget_output() -> None:
         os.close(nowhere)
 
 
-def _fail(error: Exception, code: int) -> int:
-    print(f"karakuri: {error}", file=sys.stderr)
+def _fail(error: Exception, options: argparse.Namespace, code: int = FAILED) -> int:
+    print(f"karakuri: {_spelled(str(error), options)}", file=sys.stderr)
     return code
+
+
+def _spelled(text: str, options: argparse.Namespace) -> str:
+    """The text with options as the command writes them: `local_files_only=True` is `--local-files-only` here."""
+    names = [name for name in vars(options) if name not in _NO_OPTIONS]
+    long = [name for name in names if "_" in name]  # no other word is written like these
+
+    def spell(found: re.Match[str]) -> str:
+        name, value = found[1] or found[3], found[2] or ""
+        return f"--{name.replace('_', '-')}{' ' if value else ''}{value}"
+
+    value = r"(?:True\b|([\w\"'/~{\[]|\.(?=[\w/])|-(?=\d)))?"
+    return re.sub(rf"(?<![\w?&-])(?:({'|'.join(names)})={value}|({'|'.join(long)})\b)", spell, text)
+
+
+def _log_to_stderr(options: argparse.Namespace) -> None:
+    class Spelled(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return _spelled(super().format(record), options)
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Spelled("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.DEBUG if options.verbose else logging.WARNING)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--json", action="store_true", help="print one JSON object: text, attributes, usage, ...")
     ask.add_argument("--show-prompt", action="store_true", help="print the exact prompt instead of asking")
     for command in (chat, ask):
+        _server_options(command)
         _call_options(command)
     serve = commands.add_parser("serve-command", help="print the commands that serve a real model at 4 bits")
     serve.set_defaults(run=_serve_command, verbose=False)
@@ -107,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _model_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", help="a model id or folder; default: the embedded demonstration model")
+    command.add_argument("--model", help="a model id or folder; default: the embedded one, or the server's only one")
     command.add_argument("--template", help="the prompt template, where the model's name does not tell")
     command.add_argument("--quantization", default="nf4", help="nf4 (default), fp4, int8, bf16, fp16, fp32, none")
     command.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, balanced")
@@ -123,6 +150,15 @@ def _model_options(command: argparse.ArgumentParser) -> None:
         help=f"a dial, 0 to 4: {', '.join(NAMES)}",
     )
     command.add_argument("--preset", choices=sorted(PRESETS), help="a named setting; --attr goes on top")
+
+
+def _server_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--base-url",
+        metavar="URL",
+        help="a server that answers, such as http://localhost:8000/v1; its key is the environment's KARAKURI_API_KEY",
+    )
+    command.add_argument("--server", help="the kind of server, such as vllm or llama.cpp; default: it is asked")
 
 
 def _call_options(command: argparse.ArgumentParser) -> None:
@@ -187,6 +223,7 @@ def _attributes(options: argparse.Namespace) -> SteeringAttributes:
 
 def _engine_fields(options: argparse.Namespace) -> EngineFields:
     return EngineFields(
+        **_server_fields(options),
         model=options.model,
         template=options.template,
         quantization=options.quantization,
@@ -194,6 +231,21 @@ def _engine_fields(options: argparse.Namespace) -> EngineFields:
         revision=options.revision,
         local_files_only=options.local_files_only,
     )
+
+
+def _server_fields(options: argparse.Namespace) -> dict[str, Any]:
+    """Those of a served model; a key comes from the environment only, since a machine's users see its commands."""
+    address = getattr(options, "base_url", None)
+    fields = {"base_url": address, "server": getattr(options, "server", None)}
+    if address is None:
+        return fields
+    shown, authorisation = without_credentials(address)
+    if authorisation is not None:
+        raise OptionError(
+            f"--base-url holds a user name or password, which all users of this machine can see; write {shown} and set "
+            "KARAKURI_API_KEY to the server's key"
+        )
+    return {**fields, "api_key": os.environ.get("KARAKURI_API_KEY")}
 
 
 def _provider(options: argparse.Namespace) -> Provider:
@@ -313,7 +365,7 @@ def _chat(options: argparse.Namespace) -> int:
             if line and not line.startswith("/"):
                 talk.answer(line)
         except KarakuriError as error:
-            print(f"karakuri: {error}", file=sys.stderr)
+            _fail(error, options)
     if options.attribution:
         print(_ATTRIBUTION)
     return OK

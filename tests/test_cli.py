@@ -2,17 +2,21 @@
 
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
 from karakuri_integrations import cli
 from karakuri_integrations.conversation import Piece, Prompt, Sampling, Usage
 from karakuri_integrations.engines import ScriptedEngine
-from karakuri_integrations.errors import NumericalError
+from karakuri_integrations.errors import NumericalError, OptionError
 from karakuri_integrations.provider import EngineFields
 
 
@@ -146,6 +150,119 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(monkeypatch, capsys) -> Non
     assert "ab [stopped]" in capsys.readouterr().out
     assert engine.closed
     assert "[/INST] ab </s><s>[INST] two" in engine.prompts[1]
+
+
+# --- a served model ---
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A completion server that says はい。, and what it was sent: path, key and body."""
+    pytest.importorskip("urllib3")
+    seen: list[dict[str, Any]] = []
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.say("application/json", b'{"data": [{"id": "karakuri-lm-70b-chat-v0.1", "owned_by": "vllm"}]}')
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            seen.append({"path": self.path, "key": self.headers["Authorization"], **body})
+            event = {"choices": [{"index": 0, "text": "はい。", "finish_reason": "stop"}], "usage": None}
+            self.say("text/event-stream", b"data: " + json.dumps(event).encode() + b"\n\ndata: [DONE]\n\n")
+
+        def say(self, kind: str, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("KARAKURI_API_KEY", "sk-from-the-environment")
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    yield f"http://127.0.0.1:{server.server_port}/v1", seen
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("named", [[], ["--server", "vllm", "--model", "karakuri-lm-70b-chat-v0.1"]])
+def test_ask_asks_a_server(served, capsys, named: list[str]) -> None:
+    url, seen = served
+    assert cli.main(["ask", "hi", "--base-url", url, "--max-tokens", "9", "-a", "verbosity=1", "--json", *named]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["text"], shown["model_name"]) == ("はい。", "karakuri-lm-70b-chat-v0.1")
+    (sent,) = seen
+    assert (sent["path"], sent["key"]) == ("/v1/completions", "Bearer sk-from-the-environment")
+    assert "verbosity: 1" in sent["prompt"]
+    assert sent["max_tokens"] == 9
+
+
+def test_chat_talks_to_a_server(served, capsys, monkeypatch) -> None:
+    url, seen = served
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\ntwo\n"))
+    assert cli.main(["chat", "--base-url", url, "--max-tokens", "9"]) == 0
+    assert capsys.readouterr().out == "はい。\nはい。\n"
+    assert "one" in seen[1]["prompt"] and "はい。" in seen[1]["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--base-url", "http://me:sk-secret@127.0.0.1:9/v1"], "write http://127.0.0.1:9 and set KARAKURI_API_KEY"),
+        (["--base-url", ""], "got ''; is an environment variable not set?"),
+        (["--base-url", "http://127.0.0.1:9/v1/completions"], "which is added: http://127.0.0.1:9/v1"),
+        (["--server", "vllm"], "--server belongs to a remote endpoint; give --base-url too"),
+        (["--base-url", "http://127.0.0.1:9", "--device", "cpu"], "--device belongs to a local model"),
+        (["--base-url", "http://127.0.0.1:9", "--server", "tgi2"], "server must be one of vllm"),
+    ],
+)
+def test_a_server_that_cannot_be_asked_is_exit_code_2(served, capsys, arguments: list[str], message: str) -> None:
+    assert cli.main(["ask", "hi", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "secret" not in captured.err
+
+
+def test_a_server_that_is_not_there_is_exit_code_1(capsys, monkeypatch) -> None:
+    pytest.importorskip("urllib3")
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    real = ["--server", "openai", "--model", "karakuri-ai/karakuri-lm-70b-chat-v0.1"]
+    assert cli.main(["ask", "hi", "--base-url", "http://127.0.0.1:9", *real, "--max-tokens", "9"]) == 1
+    told = capsys.readouterr().err
+    assert "check --base-url" in told and "http://127.0.0.1:9/v1/completions" in told
+
+
+# --- words ---
+
+
+@pytest.mark.parametrize(
+    ("python", "here"),
+    [
+        ("pass local_files_only=True", "pass --local-files-only"),
+        ("leave out local_files_only= and HF_HUB_OFFLINE", "leave out --local-files-only and HF_HUB_OFFLINE"),
+        ('then pass base_url="http://h/v1" (more)', 'then pass --base-url "http://h/v1" (more)'),
+        ("and max_tokens=150 ask for", "and --max-tokens 150 ask for"),
+        ("pass tokenizer=, or max_tokens=.", "pass tokenizer=, or --max-tokens."),
+        ('quantization="none" works; check model=', '--quantization "none" works; check --model'),
+        ("base_url must end; temperature=-1", "--base-url must end; --temperature -1"),
+        ("http://h/x?model=a and my_model=b", "http://h/x?model=a and my_model=b"),
+    ],
+)
+def test_options_are_written_as_the_command_writes_them(python: str, here: str, engine, monkeypatch, capsys) -> None:
+    def fails(options: object) -> EngineFields:
+        logging.getLogger("karakuri_integrations").warning(python)
+        raise OptionError(python)
+
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(cli, "_engine_fields", fails)
+    assert cli.main(["ask", "hi"]) == 2
+    assert capsys.readouterr().err == f"{here}\nkarakuri: {here}\n"
 
 
 def test_ctrl_c_while_asking_is_130(monkeypatch, capsys) -> None:
