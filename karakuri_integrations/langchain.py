@@ -119,7 +119,8 @@ class ChatKarakuri(BaseChatModel):
         tool_language: "auto" | "ja" | "en"
             The language of the words that tell the model of its tools; the default follows the conversation.
         attribute_bounds: Mapping[str, tuple[int, int]] | None
-            Lowest and highest value per dial for attributes on messages, such as `{"toxicity": (0, 1)}`.
+            Lowest and highest value per dial for attributes on messages, such as `{"toxicity": (0, 1)}`; "clamp" needs
+            them.
         overflow: "error" | "drop_oldest_turns"
             What happens to a conversation that does not fit the window. Dropped messages are listed (by index) in
             `response_metadata["dropped_messages"]`.
@@ -131,7 +132,9 @@ class ChatKarakuri(BaseChatModel):
         server: str | None
             The kind of server, such as "vllm" or "llama.cpp"; None asks it once.
         api_key: SecretStr | None
-            Sent as a Bearer token; read from `KARAKURI_API_KEY` where it is not given. Never pickled.
+            Sent as a Bearer token; read from `KARAKURI_API_KEY` where it is not given. Never pickled. A local model
+            takes it, as frameworks pass it to every model, and does nothing with it; beside base_url=None it is an
+            error.
         default_headers: dict[str, str] | None
             Sent with every request; the values are kept as secrets, and never pickled.
         max_retries: int
