@@ -30,6 +30,7 @@ __all__ = ["AnswerParser", "bound_options", "parsed_by"]
 
 _METHODS: Final = ("json_schema", "function_calling", "json_mode")
 _SHOWN_ERRORS: Final = 5
+_CUT: Final = "the reply ended before its JSON did; raise max_tokens, or ask for less"
 
 
 def bound_options(schema: Any, method: str, strict: bool | None) -> tuple[dict[str, Any], AnswerParser]:
@@ -95,6 +96,9 @@ class AnswerParser(BaseTransformOutputParser[Any]):
             OutputParserException: the reply is no such value; its `llm_output` holds the reply.
         """
         text = self._text(message)
+        if message.response_metadata.get("finish_reason") == "length":
+            # Its JSON may be whole: led to its end when the tokens ran out, with values that nobody chose.
+            raise OutputParserException(_CUT, llm_output=_said(message) if text is None else text)
         try:
             return self._made(_loads(text or ""))
         except (ValueError, RecursionError) as error:  # pydantic's errors are ValueErrors too
@@ -114,8 +118,6 @@ class AnswerParser(BaseTransformOutputParser[Any]):
             schema = response_format_of(self.model_class)["json_schema"]["schema"]
             shown = "; ".join(_line(one, schema) for one in error.errors()[:_SHOWN_ERRORS])
             return f"the reply is JSON and does not fit the schema: {shown}"
-        if message.response_metadata.get("finish_reason") == "length":
-            return "the reply ended before its JSON did; raise max_tokens, or ask for less"
         if not called:
             return f"the reply makes no call of {self.tool!r}; where a server has no grammars, try method='json_schema'"
         return "the reply is no JSON; where a server has no grammars, ask for JSON in the prompt and try again"

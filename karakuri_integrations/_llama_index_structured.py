@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import closing
 from typing import Any, cast
 
@@ -71,6 +71,20 @@ def _object(output_cls: type[BaseModel], json_text: str, reply: str) -> Any:
     )
     failed.partial_text = reply
     raise failed
+
+
+def _not_cut(response: ChatResponse) -> None:
+    """Its JSON may be whole all the same: led to its end when the tokens ran out, with values that nobody chose.
+
+    Raises:
+        ReplyFormatError: the reply's tokens ran out; `.partial_text` is the reply.
+    """
+    if isinstance(response.raw, Mapping) and response.raw.get("finish_reason") == "length":
+        failed = ReplyFormatError(
+            "the reply ended before its JSON did; raise max_tokens, or ask for less. `.partial_text` is the reply"
+        )
+        failed.partial_text = response.message.content or ""
+        raise failed
 
 
 class _DescribingParser(PydanticOutputParser[Any]):
@@ -129,7 +143,14 @@ class _TextProgram(LLMTextCompletionProgram[Any]):
     """A reply that is JSON."""
 
     def whole(self, response: ChatResponse) -> Any:
+        _not_cut(response)
         return self._output_parser.parse(response.message.content or "")
+
+    def __call__(self, *args: Any, llm_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        return self.whole(self._llm.chat(self._messages(kwargs), **(llm_kwargs or {})))
+
+    async def acall(self, *args: Any, llm_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        return self.whole(await self._llm.achat(self._messages(kwargs), **(llm_kwargs or {})))
 
     def _messages(self, given: dict[str, Any]) -> list[ChatMessage]:
         return list(self._llm._extend_messages(self._prompt.format_messages(llm=self._llm, **given)))
@@ -149,6 +170,7 @@ class _CallProgram(FunctionCallingProgram[Any]):
     """A forced call whose arguments are the object."""
 
     def whole(self, response: ChatResponse) -> Any:
+        _not_cut(response)
         call = checked_selections(response.message, needed=True)[0]
         text = json.dumps(call.tool_kwargs, ensure_ascii=False)
         return _object(self._output_cls, text, text)

@@ -180,6 +180,19 @@ async def test_a_reply_that_was_cut_is_an_error_everywhere(form: Any, method: st
         await astream()
 
 
+def test_json_that_was_led_to_its_end_is_an_error_too() -> None:
+    """The grammar closes it in time, with the smallest values that fit; nobody chose them."""
+    pytest.importorskip("llguidance", reason="the grammars need the extra `local`")
+    long = {"title": "Long", "type": "object", "properties": {"text": {"type": "string", "minLength": 20}}}
+    llm = ChatKarakuri(max_tokens=24)
+    structured = llm.with_structured_output({**long, "required": ["text"]}, include_raw=True)
+    found = structured.invoke("富士山について教えてください。")
+    assert isinstance(json.loads(found["raw"].text)["text"], str)
+    assert found["raw"].response_metadata["finish_reason"] == "length"
+    assert found["parsed"] is None
+    assert "raise max_tokens" in str(found["parsing_error"])
+
+
 @pytest.mark.parametrize(
     ("reply", "says"),
     [

@@ -12,6 +12,7 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel, Field
 
+from karakuri_integrations.errors import ReplyFormatError
 from karakuri_integrations.llama_index import KarakuriLLM
 
 pytest.importorskip("torch", reason="the embedded model needs the extra `local`")
@@ -34,6 +35,10 @@ class City(BaseModel):
     name: str = Field(max_length=12)
     large: bool
     unit: Unit
+
+
+class Long(BaseModel):
+    text: str = Field(min_length=20)
 
 
 TOOL = FunctionTool.from_defaults(get_weather)
@@ -70,6 +75,18 @@ async def test_structured_output_fits_its_class(llm: KarakuriLLM) -> None:
     assert one == await llm.astructured_predict(City, PROMPT, topic="東京")
     assert one == list(llm.stream_structured_predict(City, PROMPT, topic="東京"))[-1]
     assert one == llm.as_structured_llm(City).complete("東京について教えてください。").raw
+
+
+async def test_structured_output_that_was_led_to_its_end_is_an_error(llm: KarakuriLLM) -> None:
+    """The grammar closes the JSON in time, with the smallest values that fit; nobody chose them."""
+    how = {"max_tokens": 24}
+    with pytest.raises(ReplyFormatError, match="raise max_tokens") as caught:
+        llm.structured_predict(Long, PROMPT, llm_kwargs=how, topic="東京")
+    assert isinstance(json.loads(caught.value.partial_text)["text"], str)
+    with pytest.raises(ReplyFormatError, match="raise max_tokens"):
+        await llm.astructured_predict(Long, PROMPT, llm_kwargs=how, topic="東京")
+    with pytest.raises(ReplyFormatError, match="raise max_tokens"):
+        list(llm.stream_structured_predict(Long, PROMPT, llm_kwargs=how, topic="東京"))
 
 
 @pytest.mark.parametrize("limit", [24, 40])
