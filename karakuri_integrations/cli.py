@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import __version__
+from ._quantize_command import add_quantize
 from .attributes import NAMES, PRESETS, SteeringAttributes
 from .conversation import Message, Reply, Sampling
 from .errors import AttributeConfigError, InputError, KarakuriError, OptionError
@@ -103,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve-command", help="print the commands that serve a real model at 4 bits")
     serve.set_defaults(run=_serve_command, verbose=False)
     _serving_options(serve)
+    add_quantize(commands)
     return parser
 
 
