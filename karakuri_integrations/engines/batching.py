@@ -21,12 +21,15 @@ from .decoding import Sequence
 from .generating import Generation, Output, translate
 from .key_values import KeyValues, Pass
 from .loading import Loaded
+from .memory import cache_per_token, free_ram
 from .prefixes import Prefixes, common
 
 __all__ = ["Batch"]
 
 _LEAST_CHUNK: Final = 32
 _SLICE: Final = 2.0  # steps that a chunk of a prompt may take while others wait for their next token
+_MARGIN: Final = 128  # columns for a reply to begin with
+_FREE: Final = 0.8  # the share of the memory left beside the weights that keys and values may take
 _WORTH: Final = 16  # a shared beginning of fewer tokens is read again
 
 
@@ -57,6 +60,7 @@ class Batch:
         self._stepped = stepped
         self._device = loaded.model.get_input_embeddings().weight.device
         self._sliding = getattr(loaded.model.config, "sliding_window", None)
+        self._most = _tokens_that_fit(self.model)
         self._values = KeyValues()
         self.prefixes = Prefixes()
         self._rows: list[_Row] = []
@@ -68,15 +72,21 @@ class Batch:
         """The jobs that have not ended."""
         return [row.job for row in self._everyone()]
 
-    def has_room(self, most: int) -> bool:
-        """Whether one more may join, where that one shares with at most `most`, itself counted."""
-        return self._reading is None and len(self._rows) < min([most, *(row.job.max_batch for row in self._rows)])
+    def has_room(self, job: Generation) -> bool:
+        """Whether it may join: nobody's prompt is being read, and those who share are few and short enough."""
+        if self._reading is not None:
+            return False
+        if not self._rows:
+            return True
+        columns = max(len(job.prompt_ids), *(len(row.sequence.ids) for row in self._rows)) + _MARGIN
+        few = len(self._rows) < min(job.max_batch, *(row.job.max_batch for row in self._rows))
+        return few and (len(self._rows) + 1) * columns <= self._most
 
     def join(self, job: Generation) -> None:
         """Begin a reply, from the longest beginning that is known."""
         row = _Row(job)
         place = len(self._rows)
-        self._values.reserve(place + 1, min(len(job.prompt_ids) + job.limit, len(job.prompt_ids) + 128))
+        self._values.reserve(place + 1, len(job.prompt_ids) + min(job.limit, _MARGIN))
         if job.cache_bytes:
             self._reuse(row, place)
         if row.sequence.unread > 1:
@@ -200,7 +210,9 @@ class Batch:
         """Take a reply out, keep what it has read, and close the gap."""
         row.sequence.forget()
         place = len(self._rows) if row is self._reading else self._rows.index(row)
-        if row.job.cache_bytes and not row.failed:
+        if row.failed:
+            self._values.wipe(place)
+        elif row.job.cache_bytes:
             self._keep(row, place)
         if row is self._reading:
             self._reading = None
@@ -224,12 +236,14 @@ class Batch:
         count = max(map(len, new))
         self._values.reserve(first + len(new), max(starts) + count)
         ids = torch.tensor([[*one, *[0] * (count - len(one))] for one in new], device=self._device)
-        positions = torch.tensor(starts, device=self._device)[:, None] + torch.arange(count, device=self._device)
+        positions = torch.tensor([[*range(start, start + count)] for start in starts], device=self._device)
         with torch.inference_mode():
             output = self.model(
                 input_ids=ids,
                 position_ids=positions,
-                attention_mask=self._mask(positions),
+                attention_mask=None
+                if len(new) == 1 and (count == 1 or not starts[0])
+                else self._mask(positions, starts),
                 past_key_values=Pass(self._values, first, starts, count),
                 use_cache=True,
                 logits_to_keep=wanted,
@@ -237,16 +251,21 @@ class Batch:
         self._stepped()
         return output.logits
 
-    def _mask(self, positions: Any) -> Any:
-        """Which columns each new token sees, (rows, 1, new, columns); None where all is seen, or transformers knows."""
-        rows, count = positions.shape
-        if rows == 1 and (count == 1 or not positions[0, 0]):
-            return None
-        columns = torch.arange(int(positions.max()) + 1, device=positions.device)
+    def _mask(self, positions: Any, starts: list[int]) -> Any:
+        """Which columns each new token sees, (rows, 1, new, columns). Without it, transformers knows or all is seen."""
+        columns = torch.arange(max(starts) + positions.shape[1], device=positions.device)
         seen = columns <= positions[:, None, :, None]
         if self._sliding:
             seen &= columns > positions[:, None, :, None] - self._sliding
         return seen
+
+
+def _tokens_that_fit(model: Any) -> int:
+    """Tokens whose keys and values the free memory holds, in all rows together."""
+    size = model.get_input_embeddings().weight.element_size() * cache_per_token(model.config.to_dict())
+    devices = {one.device for one in model.parameters()}
+    free = sum(torch.cuda.mem_get_info(one)[0] if one.type == "cuda" else free_ram() for one in devices)
+    return int(_FREE * free / max(1, size))
 
 
 class _Pace:

@@ -44,7 +44,7 @@ class Generation:
         batch.join(self)
 
     def fits(self, batch: Batch) -> bool:
-        return batch.has_room(self.max_batch)
+        return batch.has_room(self)
 
 
 class Output:

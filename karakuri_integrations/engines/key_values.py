@@ -71,6 +71,12 @@ class KeyValues:
             for one in layer:
                 one[target, :, :length] = one[source, :, :length]
 
+    def wipe(self, row: int) -> None:
+        """Zeros in a row that may hold numbers that are none: hidden ones would still spoil what is beside them."""
+        for layer in self._layers:
+            for one in layer:
+                one[row].zero_()
+
     def clear(self) -> None:
         """Free the memory."""
         self._layers.clear()
