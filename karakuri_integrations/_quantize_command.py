@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,8 +86,11 @@ def _write(options: argparse.Namespace, folder: Path) -> None:
 
 
 def _compare(manifest: Manifest, folder: Path, source: Checkpoint, device: str) -> None:
+    from .engines.checkpoint import Checkpoint
     from .engines.verifying import compare_with_source
 
+    if manifest.recipe.commit and not source.source.revision:  # the commit that the copy was made from
+        source = Checkpoint(replace(source.source, revision=manifest.recipe.commit))
     try:
         compared = compare_with_source(manifest, folder, source, device)
     except InsufficientMemoryError as error:

@@ -24,10 +24,10 @@ _TERMS: Final[Mapping[str, str]] = {
     "karakuri-lm-70b-chat-v0.1": (
         "This is a derivative of KARAKURI LM, developed by KARAKURI Inc. It is under the Llama 2 Community License "
         "(Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, Inc. All Rights "
-        "Reserved.) and under KARAKURI's terms: except for commercial purposes you may share and adapt it if you, in "
-        "a recognisable manner, (i) state that you are using KARAKURI LM developed by KARAKURI Inc. when publishing the "
-        "model, a derivative or any output, and (ii) indicate your contributions if you modified it. Commercial use needs "
-        "KARAKURI's prior word."
+        "Reserved.) and under KARAKURI's terms: except for commercial purposes you may share and adapt it if you, "
+        "in a recognisable manner, (i) state that you are using KARAKURI LM developed by KARAKURI Inc. when "
+        "publishing the model, a derivative or any output, and (ii) indicate your contributions if you modified it. "
+        "Commercial use needs KARAKURI's prior word."
     ),
 }
 _KEPT_FIELDS: Final = ("license", "license_name", "license_link", "language")

@@ -138,7 +138,7 @@ def compare_with_source(manifest: Manifest, folder: Path, source: Checkpoint, de
             f"the copy in {folder.name!r:.80} was made from {made_from} and {source.source.name} has other "
             "weights or another config.json; name the source it was made from"
         )
-    reference = computed(source, PRECISIONS[manifest.recipe.quantization], device)
+    reference = computed(complete, PRECISIONS[manifest.recipe.quantization], device)
     found = _copy_logits(folder, device)
     if reference.record.sha256 != found.record.sha256:
         raise QuantizationError(
