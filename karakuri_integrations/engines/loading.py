@@ -330,7 +330,7 @@ def _report(model: Any, name: str, precision: Precision, stored: str | None) -> 
         quantized_modules=tuple(one for one, _ in quantized),
         quantized_share=share,
         parameters=parameters,
-        weight_bytes=sum(_held(one) for one in model.parameters()),
+        weight_bytes=sum(held_bytes(one) for one in model.parameters()),
         bf16_bytes=2 * parameters,
     )
 
@@ -339,7 +339,7 @@ def _size(linear: Any) -> int:
     return int(linear.in_features * linear.out_features)
 
 
-def _held(parameter: Any) -> int:
+def held_bytes(parameter: Any) -> int:
     """Bytes of a parameter with its quantisation scales."""
     state = getattr(parameter, "quant_state", None)
     nested = getattr(state, "state2", None)
