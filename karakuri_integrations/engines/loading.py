@@ -31,6 +31,7 @@ __all__ = [
     "bitsandbytes_problem",
     "check_architecture",
     "empty_model",
+    "held_bytes",
     "import_bitsandbytes",
     "import_torch",
     "linears",
