@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +27,7 @@ __all__ = [
     "Recipe",
     "fingerprint",
     "is_intact",
+    "locked",
     "opened",
     "read",
     "replaced",
@@ -134,6 +135,35 @@ def _manifest(found: Mapping[str, Any]) -> Manifest:
     )
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder, and keep other runs out of it; on systems without flock only the first half.
+
+    Raises:
+        OptionError: it is a file, or another run writes to it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"{folder.name!r:.80} is a file; name a folder that does not exist yet or is empty")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OptionError(
+                    f"another run writes to {folder.name!r:.80}; wait for it, or name another folder"
+                ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
 def opened(folder: Path, recipe: Recipe, versions: Mapping[str, str]) -> Manifest:
     """The manifest to go on with: a new one in an empty folder, or that of a run with the same recipe.
 
@@ -142,9 +172,6 @@ def opened(folder: Path, recipe: Recipe, versions: Mapping[str, str]) -> Manifes
     Raises:
         OptionError: the folder holds something else, or a copy by another recipe.
     """
-    if folder.exists() and not folder.is_dir():
-        raise OptionError(f"{folder.name!r:.80} is a file; name a folder that does not exist yet or is empty")
-    folder.mkdir(parents=True, exist_ok=True)
     manifest = read(folder)
     if manifest is None:
         if any(not _is_part(path) for path in folder.iterdir()):

@@ -34,7 +34,7 @@ from .loading import (
     linears,
     progress_shown,
 )
-from .manifest import Manifest, Recipe, fingerprint, opened, replaced
+from .manifest import Manifest, Recipe, fingerprint, locked, opened, replaced
 from .memory import free_ram
 from .model_card import companions, model_card
 from .precision import PRECISIONS, Precision, missing_backend, stored_form
@@ -48,9 +48,10 @@ SHARD_BYTES: Final = 2 * 2**30
 _INDEX: Final = "model.safetensors.index.json"
 _CPU: Final = {"": "cpu"}
 _GIB: Final = 2**30
-_PARAMETER_BYTES: Final = 0.01  # of quantisation maps and headers, as a share of the whole
+_MAPS: Final = 0.01  # quantisation maps and headers, as a share of the whole
 _SPARE_BYTES: Final = 2**20
-_WORK_BYTES: Final = 20  # bitsandbytes' temporary arrays on a CPU, per parameter of the layer that is quantised
+#: What is in main memory per parameter while bitsandbytes quantises a layer on a CPU: the source and what was measured.
+_WORK_BYTES: Final[Mapping[str, int]] = {"nf4": 17, "fp4": 31, "int8": 13}
 
 
 @dataclass(frozen=True)
@@ -96,18 +97,18 @@ def quantize(
     place = _place(device)
     recipe = _recipe(checkpoint, complete, precision, place, shard_bytes)
     plan = _planned(complete, precision, shard_bytes)
-    manifest = opened(folder, recipe, _versions())
-    missing = [shard for shard in plan if shard.name not in manifest.files]
-    if manifest.complete and not missing:
-        return manifest
-    _check_room(folder, missing, place)
-    writer = _Writer(complete, folder, precision, place)
-    manifest = replace(manifest, complete=False, versions=_versions())
-    manifest.write(folder)
-    manifest = _companions_copied(manifest, checkpoint, complete, folder)
-    manifest = _shards_written(manifest, writer, plan)
-    manifest = replace(_described(manifest, complete, folder, precision, plan), complete=True)
-    manifest.write(folder)
+    with locked(folder):
+        manifest = opened(folder, recipe, _versions())
+        missing = [shard for shard in plan if shard.name not in manifest.files]
+        if manifest.complete and not missing:
+            return manifest
+        _check_room(folder, missing, _WORK_BYTES[precision.name] if place == "cpu" else 4)
+        manifest = replace(manifest, complete=False, versions=_versions())
+        manifest.write(folder)
+        manifest = _companions_copied(manifest, checkpoint, complete, folder)
+        manifest = _shards_written(manifest, _Writer(complete, folder, precision, place), plan)
+        manifest = replace(_described(manifest, complete, folder, precision, plan), complete=True)
+        manifest.write(folder)
     log.info("%s quantised to %s", recipe.model, precision.name)
     return manifest
 
@@ -223,10 +224,10 @@ def _check_names(name: str, model: Any, found: Mapping[str, tuple[int, ...]]) ->
         )
 
 
-def _check_room(folder: Path, missing: Iterable[_Shard], place: str) -> None:
+def _check_room(folder: Path, missing: Iterable[_Shard], work_bytes: int) -> None:
     """Raise before anything is written that the disk, or main memory, cannot hold."""
     todo = list(missing)
-    needed = round(sum(one.bytes for one in todo) * (1 + _PARAMETER_BYTES)) + _SPARE_BYTES
+    needed = round(sum(one.bytes for one in todo) * (1 + _MAPS)) + _SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise QuantizationError(
@@ -234,7 +235,7 @@ def _check_room(folder: Path, missing: Iterable[_Shard], place: str) -> None:
             "name a folder on a larger disk"
         )
     largest = max((part.count for one in todo for part in one.parts if part.layer), default=0)
-    held = max((one.bytes for one in todo), default=0) + largest * (_WORK_BYTES if place == "cpu" else 2)
+    held = max((one.bytes for one in todo), default=0) + largest * work_bytes
     if held > free_ram():
         raise InsufficientMemoryError(
             f"quantising needs about {held / _GIB:.1f} GiB of main memory (a shard of the copy and the largest layer) "

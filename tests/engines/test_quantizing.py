@@ -261,6 +261,8 @@ def test_a_disk_or_memory_that_is_too_small(checkpoint, tmp_path, monkeypatch):
     with pytest.raises(InsufficientMemoryError, match="a shard of the copy and the largest layer"):
         copy_of(checkpoint, tmp_path / "copy")
     assert list((tmp_path / "copy").iterdir()) == []
+    monkeypatch.undo()
+    assert copy_of(checkpoint, tmp_path / "copy").complete
 
 
 def test_a_folder_with_something_else_in_it(checkpoint, tmp_path):
@@ -392,6 +394,12 @@ def test_a_write_that_fails_leaves_no_half_shard(checkpoint, tmp_path, monkeypat
         with pytest.raises(QuantizationError, match=r"cannot be written \(OSError\).*goes on"):
             copy_of(checkpoint, tmp_path / "copy")
     assert not list((tmp_path / "copy").glob("*model*"))
+    assert copy_of(checkpoint, tmp_path / "copy").complete
+
+
+def test_two_runs_do_not_write_to_one_folder(checkpoint, tmp_path):
+    with manifest.locked(tmp_path / "copy"), pytest.raises(OptionError, match="another run writes to 'copy'"):
+        copy_of(checkpoint, tmp_path / "copy")
     assert copy_of(checkpoint, tmp_path / "copy").complete
 
 
