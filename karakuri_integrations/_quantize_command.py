@@ -92,7 +92,7 @@ def _compare(manifest: Manifest, folder: Path, source: Checkpoint, device: str) 
     if manifest.recipe.commit and not source.source.revision:  # the commit that the copy was made from
         source = Checkpoint(replace(source.source, revision=manifest.recipe.commit))
     try:
-        compared = compare_with_source(manifest, folder, source, device)
+        compared, sentence = compare_with_source(manifest, folder, source, device)
     except InsufficientMemoryError as error:
         print(
             f"the logits were not compared, the files are written and hashed: {error}; then run karakuri quantize "
@@ -103,7 +103,7 @@ def _compare(manifest: Manifest, folder: Path, source: Checkpoint, device: str) 
     if manifest.logits is None:
         with contextlib.suppress(OSError):  # a copy that may only be read can be compared too
             compared.write(folder)
-    print(f"the logits equal those of {source.source.name} quantised in memory, to the last bit")
+    print(sentence)
 
 
 def _verify(options: argparse.Namespace, folder: Path) -> None:

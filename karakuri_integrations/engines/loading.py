@@ -191,8 +191,8 @@ def _not_linear(model: Any) -> int:
 def _check_share(share: float) -> None:
     if share < _LEAST_SHARE:
         raise QuantizationError(
-            f"only {share:.0%} of the weights meant to be 4-bit can be: the rest (such as a mixture's experts) stays "
-            'in bf16 under bitsandbytes; pass quantization="none" where the memory allows, or load a GPTQ or AWQ copy'
+            f"only {share:.0%} of the weights meant to be quantised can be: the rest (such as a mixture's experts) "
+            'stays as it is under bitsandbytes; pass quantization="none" where the memory allows, or load a GPTQ or AWQ copy'
         )
 
 

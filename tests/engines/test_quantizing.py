@@ -446,7 +446,8 @@ def test_a_damaged_manifest(checkpoint, copy, tmp_path, change):
 
 def test_the_logits_are_compared_with_the_source_and_recorded(checkpoint, copied, copy):
     made = manifest.read(copy)
-    compared = verifying.compare_with_source(made, copy, Checkpoint(source_of(checkpoint)), "cpu")
+    compared, found = verifying.compare_with_source(made, copy, Checkpoint(source_of(checkpoint)), "cpu")
+    assert found == "the logits equal those of tiny-llama quantised in memory, to the last bit"
     assert len(compared.logits.top) == 20
     assert "to the last bit" in verifying.compare_with_record(compared, copy, "cpu")
     assert "no logits were recorded" in verifying.compare_with_record(made, copy, "cpu")
@@ -464,6 +465,22 @@ def test_the_logits_are_compared_with_the_source_and_recorded(checkpoint, copied
     damage(copied / "model.safetensors")
     with pytest.raises(OptionError, match="was made from tiny-llama .*damaged has other weights"):
         verifying.compare_with_source(made, copy, Checkpoint(source_of(copied)), "cpu")
+
+
+def test_a_copy_made_elsewhere_may_differ_by_rounding_only(checkpoint, copy, tmp_path):
+    from safetensors.torch import save_file
+
+    out = Path(shutil.copytree(copy, tmp_path / "copy"))
+    weights = tensors(out)
+    name = "model.layers.1.mlp.down_proj.weight"
+    weights[name][5] ^= 1  # one 4-bit value, to its neighbour
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    made, source = manifest.read(out), Checkpoint(source_of(checkpoint))
+    elsewhere = replace(made, recipe=replace(made.recipe, device="cuda"))
+    _, found = verifying.compare_with_source(elsewhere, out, source, "cpu")
+    assert "the logits are within 0." in found and "quantised here (the copy: cuda, torch" in found
+    with pytest.raises(QuantizationError, match="differ from those of tiny-llama"):
+        verifying.compare_with_source(made, out, source, "cpu")
 
 
 def test_weights_whose_logits_differ_are_found(checkpoint, copy, tmp_path):
