@@ -192,8 +192,8 @@ def _check_share(share: float) -> None:
     if share < _LEAST_SHARE:
         raise QuantizationError(
             f"only {share:.0%} of the weights meant to be quantised can be: the rest (such as a mixture's experts) "
-            'stays as it is under bitsandbytes; pass quantization="none" where the memory allows, or load a GPTQ or AWQ '
-            "copy"
+            'stays as it is under bitsandbytes; pass quantization="none" where the memory allows, or load a GPTQ or '
+            "AWQ copy"
         )
 
 
