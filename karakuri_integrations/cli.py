@@ -1,4 +1,4 @@
-"""The `karakuri` command: demo, chat, ask, serve-command. Knows arguments, terminal and exit codes.
+"""The `karakuri` command: demo, chat, ask, serve-command, bench, doctor. Knows arguments, terminal and exit codes.
 
 Answers come through Provider, recipes from `serving`.
 
@@ -20,7 +20,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from . import __version__
+from . import __version__, bench, doctor
+from ._quantize_command import add_quantize
 from .attributes import NAMES, PRESETS, SteeringAttributes
 from .conversation import Message, Reply, Sampling
 from .errors import AttributeConfigError, InputError, KarakuriError, OptionError
@@ -130,6 +131,12 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve-command", help="print the commands that serve a real model at 4 bits")
     serve.set_defaults(run=_serve_command, verbose=False)
     _serving_options(serve)
+    add_quantize(commands)
+    measure = commands.add_parser("bench", help="how fast a model runs here, against the machine's ceiling and others")
+    examine = commands.add_parser("doctor", help="what is installed, which devices there are, and what fits")
+    for command, module in ((measure, bench), (examine, doctor)):
+        command.set_defaults(run=module.run, verbose=False)
+        module.add_options(command)
     return parser
 
 

@@ -1,25 +1,25 @@
-"""The decoding loop of one reply: prompt ids in, token ids out, one forward pass at a time, held to a grammar.
+"""One reply's choices: logits in, token ids out, sampled, held to a grammar, with guesses of what comes next.
 
-Knows torch and a loaded causal model; knows no text, no threads and no queues. A Sequence holds the state of one
-reply (its cache, its sampler), so that a scheduler may interleave several.
+Knows ids and logits; knows no model, no text, no threads and no queues. The forward passes, which several replies
+share, are `batching`'s.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
 from collections.abc import Sequence as Ids
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 from ..conversation import Sampling
 from ..errors import NumericalError
+from .lookup import Lookup
 
 if TYPE_CHECKING:
     from .grammars import Constraint
 
 __all__ = ["PREFILL_CHUNK", "Sampler", "Sequence"]
 
-#: Prompt tokens per forward pass; between two of them a call can be cancelled.
+#: Prompt tokens per forward pass at most; between two of them a call can be cancelled.
 PREFILL_CHUNK: Final = 512
 
 _LEAST_TEMPERATURE: Final = 1e-5  # below it scores divided by it become infinite; it is greedy but for exact ties
@@ -36,6 +36,7 @@ class Sampler:
         import torch
 
         self._greedy = sampling.temperature == 0
+        self._device = device
         self._processors = _processors(sampling, device)
         self._random = torch.Generator(device=device)
         if sampling.seed is None:
@@ -43,11 +44,16 @@ class Sampler:
         else:
             self._random.manual_seed(sampling.seed)
 
-    def __call__(self, logits: Any, history: Any, allowed: Any = None) -> int | None:
+    @property
+    def plain(self) -> bool:
+        """It takes the best token, whatever came before."""
+        return self._greedy and not self._processors
+
+    def __call__(self, logits: Any, ids: Ids[int], allowed: Any = None) -> int | None:
         """The chosen id, or None when a logit is NaN or infinite.
 
-        `logits` is (1, vocabulary), `history` (1, n), `allowed` a bool for each token (those after its end are not),
-        or None where all are.
+        `logits` is (1, vocabulary), `ids` what there is so far, `allowed` a bool for each token (those after its end
+        are not), or None where all are.
         """
         import torch
 
@@ -58,7 +64,7 @@ class Sampler:
             kept[: len(allowed)] = torch.from_numpy(allowed[: len(kept)])
             scores = scores.masked_fill(~kept.to(scores.device), float("-inf"))
         if self._processors:
-            scores = self._processors(history, scores)
+            scores = self._processors(torch.tensor([ids], device=self._device), scores)
         if self._greedy:
             chosen = scores.argmax(-1)
         else:
@@ -91,36 +97,40 @@ def _processors(sampling: Sampling, device: Any) -> Any:
 
 
 class Sequence:
-    """One reply being decoded. Call `prefill` while there is something `unread`, then `next_token` for each token.
+    """One reply being made. `ids` are the prompt's and the reply's; how many of them the model has read is `read`.
 
-    `stepped` is called after each forward pass.
+    The scheduler reads `unread` ids and the guesses that `prepare` gives in one pass, and hands their logits to `take`.
     """
 
     def __init__(
         self,
-        model: Any,
         prompt_ids: Ids[int],
         sampling: Sampling,
         limit: int,
+        ends: frozenset[int],
         constraint: Constraint | None = None,
-        stepped: Callable[[], None] = lambda: None,
     ) -> None:
-        import torch
-        from transformers import DynamicCache
-
-        self._model = model
-        self._device = model.get_input_embeddings().weight.device
-        self._cache = DynamicCache(config=model.config)
-        self._ids = torch.empty((1, len(prompt_ids) + limit), dtype=torch.long, device=self._device)
-        self._ids[0, : len(prompt_ids)] = torch.tensor(prompt_ids, dtype=torch.long, device=self._device)
-        self._filled = len(prompt_ids)
-        self._done = 0
-        self._made = 0
+        self.ids = list(prompt_ids)
+        self.read = 0
+        #: Tokens of the prompt that were kept from an earlier call.
+        self.reused = 0
+        self._prompt = len(self.ids)
+        self._limit, self._ends = limit, ends
         self._sampling = sampling
         self._sampler: Sampler | None = None
         self._constraint = constraint
-        self._forced = deque[int]()
-        self._stepped = stepped
+        self._mask: Future[Any] | None = None
+        self._lookup = Lookup()
+        self._guesses: list[int] = []
+
+    @property
+    def made(self) -> int:
+        """Tokens of the reply so far."""
+        return len(self.ids) - self._prompt
+
+    @property
+    def unread(self) -> int:
+        return len(self.ids) - self.read
 
     @property
     def ended_early(self) -> bool:
@@ -130,68 +140,87 @@ class Sequence:
     @property
     def complete(self) -> bool:
         """Nothing may follow what was made so far but the token that ends the reply."""
-        return self._constraint is not None and self._constraint.finished and not self._forced and not self.ended_early
+        return self._constraint is not None and self._constraint.finished and not self.ended_early
 
-    @property
-    def unread(self) -> bool:
-        """Whether more of the prompt than its last token has not been read."""
-        return self._made == 0 and self._done < self._filled - 1
+    def without_a_pass(self) -> list[int]:
+        """The end, where nothing else can follow."""
+        if self._constraint is None or not self._constraint.finished:
+            return []
+        return self._add([self._constraint.end])
 
-    def prefill(self) -> None:
-        """Read one chunk of the prompt."""
-        self._forward(min(self._done + PREFILL_CHUNK, self._filled - 1))
+    def prepare(self, guess: bool) -> list[int]:
+        """What to read beside the unread ids; and the grammar's mask is begun, to be made while the model computes.
 
-    def next_token(self) -> int:
-        """Make one more token: what the grammar leaves no choice of needs no forward pass.
+        Guesses are for a reply that has the pass to itself: then more tokens in it cost little.
+        """
+        self._guesses = self._lookup.guess(self.ids, self._limit - self.made - 1) if guess else []
+        if self._constraint is not None:
+            self._mask = self._constraint.beside(self._constraint.allowed)
+        return self._guesses
+
+    def forget(self) -> None:
+        """The pass failed; nothing computes beside it any more."""
+        if self._mask is not None:
+            self._mask.exception()
+            self._mask = None
+
+    def plain(self, device: Any) -> bool:
+        """Whether the best token is taken as it is."""
+        return self._constraint is None and self._sampler_on(device).plain
+
+    def take(self, logits: Any) -> list[int]:
+        """The new ids. `logits` (1 + guesses, vocabulary) are those behind the last unread id and behind each guess.
 
         Raises:
-            NumericalError: the model's logits are not numbers.
+            NumericalError: logits are not numbers.
         """
-        token = self._forced.popleft() if self._forced else self._chosen()
-        if self._filled < self._ids.shape[1]:
-            self._ids[0, self._filled] = token
-        self._filled += 1
-        self._made += 1
-        return token
+        length, right, new = len(self.ids), 0, list[int]()
+        while right < len(logits):
+            found = self._add(self._chosen(logits[right : right + 1]))
+            new += found
+            if self._guesses[right : right + len(found)] != found:
+                break
+            right += len(found)
+            if self.made >= self._limit or not self._ends.isdisjoint(found):
+                break
+        self.read = length + right
+        if self._guesses:
+            self._lookup.learn(len(self.ids), len(self._guesses), right)
+        return new
 
-    def _chosen(self) -> int:
+    def took(self, token: int | None) -> list[int]:
+        """As `take`, for a token that was chosen for several replies at once; None where its logits are no numbers."""
+        self.read = len(self.ids)
+        return self._add([self._good(token)])
+
+    def _add(self, new: list[int]) -> list[int]:
+        new = new[: self._limit - self.made]
+        self.ids += new
+        return new
+
+    def _chosen(self, logits: Any) -> list[int]:
+        """A token and what must follow it."""
         constraint = self._constraint
         if constraint is None:
-            return self._sampled(self._forward(self._filled))
-        if constraint.finished:
-            return constraint.end
-        allowed = constraint.beside(constraint.allowed)  # computed while the model computes
-        try:
-            logits = self._forward(self._filled)
-        finally:
-            mask = allowed.result()
-        token, *forced = constraint.take(self._sampled(logits, mask))
-        self._forced.extend(forced)
-        return token
+            return [self._sampled(logits)]
+        mask = self._mask.result() if self._mask is not None else constraint.allowed()
+        self._mask = None
+        new = constraint.take(self._sampled(logits, mask))
+        return [*new, constraint.end] if constraint.finished and new[-1:] != [constraint.end] else new
 
     def _sampled(self, logits: Any, allowed: Any = None) -> int:
+        return self._good(self._sampler_on(logits.device)(logits, self.ids, allowed))
+
+    def _sampler_on(self, device: Any) -> Sampler:
         if self._sampler is None:
-            self._sampler = Sampler(self._sampling, logits.device)
-        token = self._sampler(logits, self._ids[:, : self._filled].to(logits.device), allowed)
+            self._sampler = Sampler(self._sampling, device)
+        return self._sampler
+
+    def _good(self, token: int | None) -> int:
         if token is None:
             raise NumericalError(
-                f"the model's logits are NaN or infinite after {self._made} tokens; check the weights and the sampling "
+                f"the model's logits are NaN or infinite after {self.made} tokens; check the weights and the sampling "
                 'options, or load the model with quantization="bf16" or "fp32"',
-                self._made,
+                self.made,
             )
         return token
-
-    def _forward(self, end: int) -> Any:
-        """Logits of the position before `end`; (1, vocabulary)."""
-        import torch
-
-        with torch.inference_mode():
-            output = self._model(
-                input_ids=self._ids[:, self._done : end],
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        self._done = end
-        self._stepped()
-        return output.logits[:, -1, :]

@@ -5,21 +5,29 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from ..conversation import FinishReason, Piece, Sampling, Usage
+from ..conversation import Piece, Sampling, Usage
 from ..errors import DeviceMemoryError, EngineError, KarakuriError, WorkerError
 from .channel import Channel
 from .decoding import Sequence
 from .grammars import Constraint
-from .loading import Loaded, Report
+from .loading import Report
 from .tokens import Tokens
 
-__all__ = ["Generation", "Reporting", "translate"]
+if TYPE_CHECKING:
+    from .batching import Batch
+
+__all__ = ["Generation", "Output", "Reporting", "translate"]
 
 
 @dataclass(frozen=True, repr=False)
 class Generation:
-    """Continue a prompt by at most `limit` tokens. `stepped` is called after each forward pass."""
+    """Continue a prompt by at most `limit` tokens.
+
+    `max_batch` is with how many others at most, itself counted, it may share a pass; `cache_bytes` what may be kept of
+    prompts and replies, this one's included, and 0 keeps and reuses nothing.
+    """
 
     channel: Channel
     prompt_ids: list[int]
@@ -27,33 +35,45 @@ class Generation:
     limit: int
     eos: frozenset[int]
     tokens: Tokens
-    stepped: Callable[[], None]
     constraint: Constraint | None = None
+    max_batch: int = 1
+    cache_bytes: int = 0
+    prompt_lookup: bool = False
 
-    def run(self, loaded: Loaded) -> None:
-        sequence = Sequence(loaded.model, self.prompt_ids, self.sampling, self.limit, self.constraint, self.stepped)
-        while sequence.unread:
-            if self._stopped():
-                return
-            sequence.prefill()
-        text = self.tokens.text_stream()
-        for made in range(1, self.limit + 1):
-            if self._stopped():
-                return
-            token = sequence.next_token()
-            usage = Usage(len(self.prompt_ids), made)
-            if token in self.eos:
-                self.channel.put(Piece("", usage, "length" if sequence.ended_early else "stop"))
-                break
-            last: FinishReason = "stop" if sequence.complete else "length"
-            self.channel.put(Piece(text.push(token), usage, last if made == self.limit else None))
-        self.channel.put(None)
+    def run(self, batch: Batch) -> None:
+        batch.join(self)
 
-    def _stopped(self) -> bool:
-        if self.channel.deadline.passed:
-            self.channel.put(self.channel.deadline.error())
-            return True
-        return self.channel.cancelled
+    def fits(self, batch: Batch) -> bool:
+        return batch.has_room(self)
+
+
+class Output:
+    """What a generation's tokens become in its channel."""
+
+    def __init__(self, job: Generation, sequence: Sequence) -> None:
+        self._job, self._sequence = job, sequence
+        self._text = job.tokens.text_stream()
+        self._made = 0
+
+    def put(self, tokens: list[int]) -> bool:
+        """A Piece for each token; whether the reply has ended."""
+        job, sequence = self._job, self._sequence
+        for place, token in enumerate(tokens, 1):
+            self._made += 1
+            usage = Usage(len(job.prompt_ids), self._made, sequence.reused)
+            if token in job.eos:
+                return self._end(Piece("", usage, "length" if sequence.ended_early else "stop"))
+            piece = self._text.push(token)
+            if self._made == job.limit:
+                whole = sequence.complete and place == len(tokens)
+                return self._end(Piece(piece, usage, "stop" if whole else "length"))
+            job.channel.put(Piece(piece, usage, None))
+        return False
+
+    def _end(self, piece: Piece) -> bool:
+        self._job.channel.put(piece)
+        self._job.channel.put(None)
+        return True
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,9 +83,12 @@ class Reporting:
     channel: Channel
     found: list[Report] = field(default_factory=list)
 
-    def run(self, loaded: Loaded) -> None:
-        self.found.append(loaded.report)
+    def run(self, batch: Batch) -> None:
+        self.found.append(batch.report)
         self.channel.put(None)
+
+    def fits(self, batch: Batch) -> bool:
+        return True
 
 
 def translate(error: BaseException) -> tuple[EngineError, Callable[[], None]]:

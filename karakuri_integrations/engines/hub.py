@@ -17,12 +17,13 @@ from ..errors import MissingDependencyError, ModelLoadError
 if TYPE_CHECKING:
     from .checkpoint import Source
 
-__all__ = ["INSTALL_HINT", "cached_folder", "fetch", "missing"]
+__all__ = ["INSTALL_HINT", "cached_folder", "fetch", "fetch_texts", "missing"]
 
 INSTALL_HINT: Final = 'pip install "karakuri-integrations[local]"'
 
 _SMALL: Final = ("*.json", "*.jinja", "tokenizer.model")
 _WEIGHTS: Final = (*_SMALL, "*.safetensors")
+_TEXTS: Final = ("README.md", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 
 
 def _library() -> Any:
@@ -58,6 +59,19 @@ def fetch(source: Source, *, weights: bool) -> Path:
     if not (Path(folder) / "config.json").is_file():
         raise ModelLoadError(f"{source.name} has no config.json in the cache or on the hub; it is no model checkpoint")
     return Path(folder)
+
+
+def fetch_texts(source: Source) -> None:
+    """Put a hub model's card and licence beside its files in the cache, as far as it has any."""
+    library = _library()
+    with _explained(source):
+        library.snapshot_download(
+            source.name,
+            revision=source.revision,
+            cache_dir=source.cache_dir,
+            local_files_only=source.local_files_only,
+            allow_patterns=list(_TEXTS),
+        )
 
 
 def cached_folder(source: Source) -> Path | None:

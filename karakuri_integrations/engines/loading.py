@@ -23,7 +23,20 @@ from .memory import check_memory, estimate, free_ram
 from .precision import PRECISIONS, Precision, check_stored, missing_backend, stored_form
 from .safety import check_checkpoint, check_files, check_versions, tensors
 
-__all__ = ["Loaded", "Report", "load"]
+__all__ = [
+    "Loaded",
+    "Report",
+    "bitsandbytes_arguments",
+    "bitsandbytes_problem",
+    "check_architecture",
+    "empty_model",
+    "held_bytes",
+    "import_bitsandbytes",
+    "import_torch",
+    "linears",
+    "load",
+    "progress_shown",
+]
 
 _LEAST_SHARE: Final = 0.9
 _CPU: Final = {"": "cpu"}
@@ -68,21 +81,21 @@ def load(checkpoint: Checkpoint, precision: Precision, device: str) -> Loaded:
     check_files(checkpoint)
     stored = stored_form(checkpoint.config)
     check_stored(precision, stored)
-    _import_torch()
+    import_torch()
     precision = _usable(checkpoint, precision, stored, device)
     if stored is None and precision.bits == 4:
-        _check_architecture(checkpoint)
+        check_architecture(checkpoint)
     complete = checkpoint.complete()
     check_checkpoint(complete)
     place = _placed(complete, precision, stored, device)
-    with _quiet(sum(one.bytes for one in tensors(complete))):
+    with progress_shown(sum(one.bytes for one in tensors(complete))):
         model = _from_pretrained(complete, precision, stored, place)
     report = _report(model, checkpoint.source.name, precision, stored)
     log.info("%s loaded on %s: %d of %d bytes", report.model, report.device, report.weight_bytes, report.bf16_bytes)
     return Loaded(model, report)
 
 
-def _import_torch() -> None:
+def import_torch() -> None:
     try:
         import accelerate
         import torch
@@ -96,7 +109,7 @@ def _usable(checkpoint: Checkpoint, precision: Precision, stored: str | None, de
     """The precision, or what stands in for it where bitsandbytes cannot run."""
     problem: EngineError | None = missing_backend(precision, stored)
     if problem is None and (precision.bits if stored is None else stored == "bitsandbytes"):
-        problem = _bitsandbytes_problem(precision, device)
+        problem = bitsandbytes_problem(precision, device)
     if problem is None:
         return precision
     if not checkpoint.source.packaged or stored is not None:
@@ -105,12 +118,12 @@ def _usable(checkpoint: Checkpoint, precision: Precision, stored: str | None, de
     return PRECISIONS["bf16"]
 
 
-def _bitsandbytes_problem(precision: Precision, device: str) -> QuantizationError | None:
+def bitsandbytes_problem(precision: Precision, device: str) -> QuantizationError | None:
     """Quantise and use one small layer: whether it works is measured, not looked up."""
     import torch
 
     try:
-        bnb = _import_bitsandbytes()
+        bnb = import_bitsandbytes()
         layer = bnb.nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4")
         layer = layer.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
         with torch.inference_mode():
@@ -126,7 +139,7 @@ def _bitsandbytes_problem(precision: Precision, device: str) -> QuantizationErro
     )
 
 
-def _import_bitsandbytes() -> Any:
+def import_bitsandbytes() -> Any:
     """Import bitsandbytes without the native code that it would fetch from the hub when `kernels` is installed."""
     noise = logging.getLogger("bitsandbytes.backends.cpu.ops")
     level, absent = noise.level, "kernels" not in sys.modules
@@ -142,19 +155,24 @@ def _import_bitsandbytes() -> Any:
     return bitsandbytes
 
 
-def _check_architecture(checkpoint: Checkpoint) -> None:
+def check_architecture(checkpoint: Checkpoint) -> None:
     """Before weights are fetched: can this architecture be 4-bit at all? Its layers are looked at without weights."""
+    model = empty_model(checkpoint)
+    linear = sum(module.weight.numel() for _, module in linears(model))
+    _check_share(linear / max(1, linear + _not_linear(model)))
+
+
+def empty_model(checkpoint: Checkpoint) -> Any:
+    """The model that a checkpoint's configuration describes, without weights and without the memory for them."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(str(checkpoint.small_files), trust_remote_code=False, local_files_only=True)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    linear = sum(module.weight.numel() for _, module in _linears(model))
-    _check_share(linear / max(1, linear + _not_linear(model)))
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
-def _linears(model: Any) -> Iterator[tuple[str, Any]]:
+def linears(model: Any) -> Iterator[tuple[str, Any]]:
     """The linear layers that are meant to be quantised: all but the output head."""
     import torch
 
@@ -172,8 +190,9 @@ def _not_linear(model: Any) -> int:
 def _check_share(share: float) -> None:
     if share < _LEAST_SHARE:
         raise QuantizationError(
-            f"only {share:.0%} of the weights meant to be 4-bit can be: the rest (such as a mixture's experts) stays "
-            'in bf16 under bitsandbytes; pass quantization="none" where the memory allows, or load a GPTQ or AWQ copy'
+            f"only {share:.0%} of the weights meant to be quantised can be: the rest (such as a mixture's experts) "
+            'stays as it is under bitsandbytes; pass quantization="none" where the memory allows, or load a GPTQ or '
+            "AWQ copy"
         )
 
 
@@ -202,7 +221,7 @@ def _placed(checkpoint: Checkpoint, precision: Precision, stored: str | None, de
 
 
 @contextlib.contextmanager
-def _quiet(weight_bytes: int) -> Iterator[None]:
+def progress_shown(weight_bytes: int) -> Iterator[None]:
     """transformers' progress bar shows on a terminal and for loads that take long, not for a tiny model in a log."""
     from transformers.utils import logging as hf_logging
 
@@ -230,7 +249,7 @@ def _from_pretrained(checkpoint: Checkpoint, precision: Precision, stored: str |
             local_files_only=True,
             attn_implementation="sdpa",
             output_loading_info=True,
-            **({} if stored else _bits(precision, place)),
+            **({} if stored else bitsandbytes_arguments(precision, place)),
             **_max_memory(place),
         )
     except ModelLoadError:
@@ -276,7 +295,7 @@ def _compute_dtype(place: Any) -> Any:
     return torch.float16 if slow else torch.bfloat16
 
 
-def _bits(precision: Precision, place: Any) -> dict[str, Any]:
+def bitsandbytes_arguments(precision: Precision, place: Any) -> dict[str, Any]:
     """The argument for bitsandbytes; none where nothing is quantised (a None would hide the checkpoint's own)."""
     if precision.bits is None:
         return {}
@@ -294,9 +313,9 @@ def _bits(precision: Precision, place: Any) -> dict[str, Any]:
 
 
 def _report(model: Any, name: str, precision: Precision, stored: str | None) -> Report:
-    linears = list(_linears(model))
-    quantized = [(one, module) for one, module in linears if type(module).__name__ in ("Linear4bit", "Linear8bitLt")]
-    meant = sum(_size(module) for _, module in linears) + _not_linear(model)
+    candidates = list(linears(model))
+    quantized = [(one, module) for one, module in candidates if type(module).__name__ in ("Linear4bit", "Linear8bitLt")]
+    meant = sum(_size(module) for _, module in candidates) + _not_linear(model)
     share = sum(_size(module) for _, module in quantized) / max(1, meant)
     four_bit = precision.bits == 4 if stored is None else getattr(model, "is_loaded_in_4bit", False)
     if four_bit:
@@ -312,7 +331,7 @@ def _report(model: Any, name: str, precision: Precision, stored: str | None) -> 
         quantized_modules=tuple(one for one, _ in quantized),
         quantized_share=share,
         parameters=parameters,
-        weight_bytes=sum(_held(one) for one in model.parameters()),
+        weight_bytes=sum(held_bytes(one) for one in model.parameters()),
         bf16_bytes=2 * parameters,
     )
 
@@ -321,7 +340,7 @@ def _size(linear: Any) -> int:
     return int(linear.in_features * linear.out_features)
 
 
-def _held(parameter: Any) -> int:
+def held_bytes(parameter: Any) -> int:
     """Bytes of a parameter with its quantisation scales."""
     state = getattr(parameter, "quant_state", None)
     nested = getattr(state, "state2", None)

@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..conversation import Piece, Prompt, Sampling
 from ..errors import ContextOverflowError, MessageError, MissingDependencyError, ModelLoadError, OptionError
@@ -21,10 +21,13 @@ from .channel import Channel, Deadline
 from .checkpoint import source_of
 from .generating import Generation, Reporting
 from .grammars import Constraint
-from .loading import Loaded, Report
+from .loading import Report
 from .precision import precision_of
 from .registry import Key, Shared, settle, settled, shared
 from .worker import Worker, refuse_fork
+
+if TYPE_CHECKING:
+    from .batching import Batch
 
 __all__ = ["LocalEngine", "Report"]
 
@@ -48,6 +51,11 @@ class LocalEngine:
         local_files_only: never ask the hub.
         context_window: tokens; by default the checkpoint's, else the family's.
         max_queue: calls that may wait for the model; one more is a BusyError.
+        max_batch: replies that are made at once, sharing forward passes; 1 makes them one after another.
+        prefix_cache_mib: memory in MiB for the keys and values of earlier prompts and replies, reused by prompts that
+            begin alike; 0 keeps and reuses none.
+        prompt_lookup: a reply that is made alone guesses from the text what comes next, and reads several tokens at
+            once where the guess is right. What is generated stays the same.
 
     Construction loads nothing. The model is loaded for the first call, once per process for the same source,
     quantization and device, whatever number of engines, copies and unpickled copies ask for it; `close` frees it for
@@ -70,17 +78,25 @@ class LocalEngine:
         local_files_only: bool = False,
         context_window: int | None = None,
         max_queue: int = 128,
+        max_batch: int = 16,
+        prefix_cache_mib: int = 256,
+        prompt_lookup: bool = True,
     ) -> None:
         if not isinstance(device, str) or not _DEVICE.fullmatch(device):
             raise OptionError(f"device must be auto, cpu, cuda, cuda:<number> or balanced, got {device!r:.40}")
-        for name, value in (("context_window", context_window), ("max_queue", max_queue)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise OptionError(f"{name} must be an integer of at least 1, got {value!r:.40}")
+        at_least = {"context_window": 1, "max_queue": 1, "max_batch": 1, "prefix_cache_mib": 0}
+        given = (context_window, max_queue, max_batch, prefix_cache_mib)
+        for (name, least), value in zip(at_least.items(), given, strict=True):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise OptionError(f"{name} must be an integer of at least {least}, got {value!r:.40}")
+        if not isinstance(prompt_lookup, bool):
+            raise OptionError(f"prompt_lookup must be True or False, got {prompt_lookup!r:.40}")
+        self._prompt_lookup = prompt_lookup
         source = source_of(model, revision, cache_dir, bool(local_files_only))
         self._key = Key(source, precision_of(quantization), "cuda:0" if device == "cuda" else device)
         self._template = family_of_template(template).name if template is not None else None
         self._given_window = context_window
-        self._max_queue = max_queue
+        self._max_queue, self._max_batch, self._cache_bytes = max_queue, max_batch, prefix_cache_mib * 2**20
         self._known_family = family_of_template(template) if template is not None else family_of_model(source.name)
         self._arguments: dict[str, Any] = {
             "model": (source.folder or os.fspath(model)) if model is not None and not source.packaged else model,
@@ -92,6 +108,9 @@ class LocalEngine:
             "local_files_only": local_files_only,
             "context_window": context_window,
             "max_queue": max_queue,
+            "max_batch": max_batch,
+            "prefix_cache_mib": prefix_cache_mib,
+            "prompt_lookup": prompt_lookup,
         }
 
     def __reduce__(self) -> tuple[Callable[[dict[str, Any]], LocalEngine], tuple[dict[str, Any]]]:
@@ -241,8 +260,10 @@ class LocalEngine:
             limit=limit,
             eos=entry.checkpoint.eos_ids | ({end} if end is not None else set()),
             tokens=entry.tokens,
-            stepped=entry.stepped,
             constraint=self._constraint(prompt, end, limit),
+            max_batch=self._max_batch,
+            cache_bytes=self._cache_bytes,
+            prompt_lookup=self._prompt_lookup,
         )
 
     def _constraint(self, prompt: Prompt, end: int | None, limit: int) -> Constraint | None:
@@ -256,7 +277,7 @@ class LocalEngine:
             )
         return self._shared.grammars(eos).constraint(prompt.grammar, limit)
 
-    def _submit(self, job: Generation) -> Worker[Loaded]:
+    def _submit(self, job: Generation) -> Worker[Batch]:
         return self._shared.submit(job, self._max_queue, self.family)
 
 

@@ -12,7 +12,7 @@ from ..errors import InsufficientMemoryError
 from .precision import Precision
 from .safety import Tensor
 
-__all__ = ["Estimate", "check_memory", "estimate", "free_ram"]
+__all__ = ["Estimate", "cache_per_token", "check_memory", "estimate", "free_ram"]
 
 _GIB: Final = 2**30
 _LEAST_MARGIN: Final = 64 * 2**20
@@ -41,7 +41,7 @@ def estimate(
     """What a checkpoint will need. `stored`: it is loaded as it is, because it is quantised already."""
     weights = sum(one.bytes if stored else _bytes(one, precision) for one in tensors)
     size = 4 if precision.name == "fp32" else 2
-    return Estimate(round(weights), window * size * _cache_per_token(config))
+    return Estimate(round(weights), window * size * cache_per_token(config))
 
 
 def _bytes(tensor: Tensor, precision: Precision) -> float:
@@ -50,7 +50,7 @@ def _bytes(tensor: Tensor, precision: Precision) -> float:
     return tensor.bytes if each is None else tensor.count * each
 
 
-def _cache_per_token(config: Mapping[str, Any]) -> int:
+def cache_per_token(config: Mapping[str, Any]) -> int:
     """Numbers that one token adds to the key and value caches."""
     heads = int(config.get("num_attention_heads") or 1)
     head = int(config.get("head_dim") or int(config.get("hidden_size") or 0) // heads)

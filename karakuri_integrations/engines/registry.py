@@ -12,7 +12,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..conversation import Grammar
 from ..templates import Family
@@ -20,10 +20,13 @@ from .canary import differences
 from .checkpoint import Checkpoint, Source, notify
 from .generating import translate
 from .grammars import Grammars
-from .loading import Loaded, load
+from .loading import load
 from .precision import Precision
 from .tokens import Tokens, load_tokenizer
 from .worker import Job, Worker, refuse_fork
+
+if TYPE_CHECKING:
+    from .batching import Batch
 
 __all__ = ["Key", "Shared", "settle", "settled", "shared"]
 
@@ -51,7 +54,7 @@ class Shared:
         self._tokenizer_lock = threading.Lock()
         self._canaries: dict[str, tuple[str, ...]] = {}
         self._grammars: Grammars | None = None
-        self._worker: Worker[Loaded] | None = None
+        self._worker: Worker[Batch] | None = None
         self._worker_lock = threading.Lock()
 
     @property
@@ -97,7 +100,7 @@ class Shared:
                 )
         return found
 
-    def submit(self, job: Job[Loaded], max_queue: int, family: Family) -> Worker[Loaded]:
+    def submit(self, job: Job[Batch], max_queue: int, family: Family) -> Worker[Batch]:
         """Queue a job, starting a worker (which loads the model for its first job) where none runs."""
         refuse_fork()
         with self._worker_lock:
@@ -107,10 +110,12 @@ class Shared:
             worker.submit(job, max_queue)
         return worker
 
-    def _load(self, family: Family) -> Loaded:
+    def _load(self, family: Family) -> Batch:
         loaded = load(self.checkpoint, self.key.precision, self.key.device)
         self.canary(family)
-        return loaded
+        from .batching import Batch  # imports torch, which `load` has found to be there
+
+        return Batch(loaded, self.stepped)
 
     def stepped(self) -> None:
         self.steps += 1

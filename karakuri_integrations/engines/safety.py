@@ -21,7 +21,7 @@ from ..templates import FAMILIES
 from .checkpoint import Checkpoint, read_json
 from .hub import missing
 
-__all__ = ["Tensor", "check_checkpoint", "check_files", "check_versions", "shards", "tensors"]
+__all__ = ["Tensor", "check_checkpoint", "check_files", "check_versions", "shards", "tensors", "tensors_of"]
 
 _FLOORS: Final = {
     "torch": ((2, 6), "CVE-2025-32434: older versions can run code hidden in weights"),
@@ -175,10 +175,11 @@ def tensors(checkpoint: Checkpoint) -> list[Tensor]:
         ModelLoadError: a file is damaged or cut short.
     """
     folder = checkpoint.small_files
-    return [tensor for shard in shards(folder) for tensor in _header(folder / shard)]
+    return [tensor for shard in shards(folder) for tensor in tensors_of(folder / shard)]
 
 
-def _header(path: Path) -> list[Tensor]:
+def tensors_of(path: Path) -> list[Tensor]:
+    """The tensors of one file, as `tensors`."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)

@@ -1,7 +1,8 @@
 """One worker thread per loaded model: a first-in first-out queue of jobs, loading, failures, shutdown.
 
 Knows no torch. All compute of a model, its loading too, runs in this one persistent thread (a fresh thread per call
-costs three times as much per token). A job that fails fails alone; the worker goes on.
+costs three times as much per token). Jobs join the loaded model's batch between two of its steps, as long as it has
+room. A job that fails fails alone; the worker goes on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..errors import BusyError, EngineClosedError, EngineError, ForkedProcessError, ModelLoadError
@@ -22,7 +23,7 @@ from .channel import Channel
 
 __all__ = ["Job", "Worker", "refuse_fork"]
 
-LoadedT = TypeVar("LoadedT")
+LoadedT = TypeVar("LoadedT", bound="Loaded")
 LoadedT_contra = TypeVar("LoadedT_contra", contravariant=True)
 
 _EXIT_WAIT = 3.0  # seconds that the end of the interpreter waits for the step that runs
@@ -38,12 +39,33 @@ class Job(Protocol[LoadedT_contra]):
     def channel(self) -> Channel: ...
 
     def run(self, loaded: LoadedT_contra) -> None:
-        """Do the work, putting pieces and the end into the channel; stop soon after `channel.cancelled`."""
+        """Do the work, or begin it: `loaded.active` then has this job, and its steps do the work."""
+        ...
+
+    def fits(self, loaded: LoadedT_contra) -> bool:
+        """Whether it can be run now, beside those that are."""
+        ...
+
+
+class Loaded(Protocol):
+    """A loaded model and the jobs that it is doing."""
+
+    @property
+    def active(self) -> Sequence[Any]:
+        """The jobs that have not ended."""
+        ...
+
+    def step(self) -> None:
+        """Go on with all of them: pieces and ends into their channels; those that are cancelled end."""
+        ...
+
+    def drop(self) -> Sequence[Any]:
+        """Forget all jobs after a step that failed, and give them back."""
         ...
 
 
 class Worker(Generic[LoadedT]):
-    """Runs jobs one after another in its own thread. The model is loaded for the first job and freed at the end.
+    """Runs jobs in its own thread, in their order. The model is loaded for the first job and freed at the end.
 
     Args:
         load: makes the loaded model; called in the thread.
@@ -62,7 +84,7 @@ class Worker(Generic[LoadedT]):
         self._load, self._translate = load, translate
         self._after = after if after is not None and after.alive() else None
         self._jobs: deque[Job[LoadedT]] = deque()
-        self._current: Job[LoadedT] | None = None
+        self._running: list[Job[LoadedT]] = []
         self._changed = threading.Condition()
         self._closing = False
         _computing_pid = os.getpid()
@@ -95,7 +117,7 @@ class Worker(Generic[LoadedT]):
             if self._closing:
                 raise _closed()
             self._jobs = deque(one for one in self._jobs if not one.channel.cancelled)
-            if len(self._jobs) >= max_queue + (self._current is None):  # the one that is served does not wait
+            if len(self._jobs) >= max_queue + (not self._running):  # those that are served do not wait
                 raise BusyError(
                     f"{len(self._jobs)} calls are waiting for this model already (max_queue={max_queue}); "
                     "try again later or raise max_queue"
@@ -113,7 +135,7 @@ class Worker(Generic[LoadedT]):
         """Take no more calls, and end those that run or wait with copies of one error."""
         with self._changed:
             self._closing = True
-            waiting = [*self._jobs] if self._current is None else [self._current, *self._jobs]
+            waiting = [*self._running, *self._jobs]
             self._jobs.clear()
             self._changed.notify_all()
         for job in waiting:
@@ -131,41 +153,51 @@ class Worker(Generic[LoadedT]):
 
     def _serve_all(self) -> None:
         loaded: list[LoadedT] = []  # a list, so that nothing else holds the model when it is cleared
-        while (job := self._next()) is not None:
-            self._serve(job, loaded)
+        while not self._closing:
+            while (job := self._next(loaded)) is not None:
+                self._guarded(lambda job=job: self._begin(job, loaded), loaded, job)  # type: ignore[misc]
+                del job
+            if loaded and loaded[0].active:
+                self._guarded(loaded[0].step, loaded)
             with self._changed:
-                self._current = None
-            del job
+                self._running = [*loaded[0].active] if loaded else []
 
-    def _next(self) -> Job[LoadedT] | None:
-        """The next job that somebody waits for; None when closing."""
+    def _next(self, loaded: list[LoadedT]) -> Job[LoadedT] | None:
+        """The next job that somebody waits for and that fits; waits for one where nothing else is to be done."""
         with self._changed:
             while not self._closing:
-                if not self._jobs:
-                    self._changed.wait()
-                    continue
-                job = self._jobs.popleft()
-                if not job.channel.cancelled:
-                    self._current = job
-                    return job
+                while self._jobs and self._jobs[0].channel.cancelled:
+                    self._jobs.popleft()
+                if self._jobs and (not loaded or self._jobs[0].fits(loaded[0])):
+                    self._running.append(self._jobs[0])
+                    return self._jobs.popleft()
+                if loaded and loaded[0].active:
+                    return None
+                self._changed.wait()
             return None
 
-    def _serve(self, job: Job[LoadedT], loaded: list[LoadedT]) -> None:
+    def _begin(self, job: Job[LoadedT], loaded: list[LoadedT]) -> None:
+        if not loaded:
+            loaded.append(self._load())
+        if not job.channel.cancelled:
+            job.run(loaded[0])
+
+    def _guarded(self, work: Callable[[], None], loaded: list[LoadedT], job: Job[LoadedT] | None = None) -> None:
+        """What fails goes to those whom it concerns: the job that was beginning, or all that shared the step."""
         failure, clean = None, None
         try:
-            if not loaded:
-                loaded.append(self._load())
-            if not job.channel.cancelled:
-                job.run(loaded[0])
-        except BaseException as error:  # noqa: BLE001  # it goes to the consumer
+            work()
+        except BaseException as error:  # noqa: BLE001  # it goes to the consumers
             failure, clean = self._translate(error)
             traceback.clear_frames(error.__traceback__)  # a caught error must not keep tensors alive
         if failure is None or clean is None:
             return
+        concerned = [job] if job is not None else loaded[0].drop()
         clean()
         if isinstance(failure, ModelLoadError):
             self._fail_waiting(failure)
-        job.channel.put(failure)
+        for one in concerned:
+            one.channel.put(_copied(failure))
 
     def _fail_waiting(self, failure: EngineError) -> None:
         """Those who wait for the same load get the same answer, each a copy of its own."""

@@ -124,6 +124,9 @@ class Look:
         self.found.append(loaded.model)
         self.channel.put(None)
 
+    def fits(self, loaded) -> bool:
+        return not loaded.active
+
 
 def loaded_model(engine: LocalEngine):
     """The torch module behind an engine, for tests that count or break it."""

@@ -20,7 +20,7 @@ SIX = Sampling(max_tokens=6)
 
 
 def test_the_queue_is_bounded_and_first_in_first_out(checkpoint):
-    engine = LocalEngine(checkpoint, device="cpu", max_queue=8)
+    engine = LocalEngine(checkpoint, device="cpu", max_queue=8, max_batch=1)
     right = [answer(engine, f"question {n}", max_tokens=6) for n in range(9)]
     gate = Gate(loaded_model(engine))
     worker = engine._shared._worker
@@ -38,7 +38,7 @@ def test_the_queue_is_bounded_and_first_in_first_out(checkpoint):
         threads.append(threading.Thread(target=call, args=(n,)))
         threads[-1].start()
         if n == 0:
-            wait_until(lambda: worker._current is not None)
+            wait_until(lambda: worker._running)
         elif n <= 8:
             wait_until(lambda n=n: len(worker._jobs) == n)
     wait_until(lambda: len(refused) == 23)

@@ -118,7 +118,7 @@ async def test_failures_reach_async_callers_too(engine):
     hook = failing(loaded_model(engine), 3, poisoned(float("nan")))
     got = []
     with pytest.raises(NumericalError):
-        async for piece in engine.astream(prompt_of(), Sampling(max_tokens=9)):
+        async for piece in engine.astream(prompt_of(SECRET), Sampling(max_tokens=9)):
             got.append(piece)
     hook.remove()
     assert len(got) == 2
@@ -131,7 +131,7 @@ def test_a_worker_that_dies_is_noticed_and_replaced(engine, monkeypatch):
     def die(*_):
         raise RuntimeError("bug")
 
-    monkeypatch.setattr(worker.Worker, "_serve", die)
+    monkeypatch.setattr(worker.Worker, "_begin", die)
     with pytest.raises(WorkerError):
         answer(engine)
     monkeypatch.undo()
@@ -140,7 +140,7 @@ def test_a_worker_that_dies_is_noticed_and_replaced(engine, monkeypatch):
 
 def test_a_worker_that_vanishes_without_a_word_is_noticed(engine, monkeypatch):
     right = answer(engine)
-    monkeypatch.setattr(worker.Worker, "_serve", lambda *_: sys.exit())
+    monkeypatch.setattr(worker.Worker, "_guarded", lambda *_: sys.exit())
     monkeypatch.setattr(worker.Worker, "_end_all", lambda *_: None)
     began = time.monotonic()
     with pytest.raises(WorkerError, match="ended without"):
@@ -191,7 +191,8 @@ def wait_until(condition, seconds: float = 10) -> None:
         time.sleep(0.002)
 
 
-def test_close_ends_running_and_waiting_calls_promptly(engine):
+def test_close_ends_running_and_waiting_calls_promptly(checkpoint):
+    engine = LocalEngine(checkpoint, device="cpu", max_batch=3)
     answer(engine)
     errors = []
 
@@ -204,7 +205,7 @@ def test_close_ends_running_and_waiting_calls_promptly(engine):
     threads = [threading.Thread(target=call) for _ in range(4)]
     for one in threads:
         one.start()
-    wait_until(lambda: len(engine._shared._worker._jobs) == 3)
+    wait_until(lambda: len(engine._shared._worker._running) == 3 and len(engine._shared._worker._jobs) == 1)
     began = time.monotonic()
     engine.close()
     for one in threads:

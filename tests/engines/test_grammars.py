@@ -54,7 +54,7 @@ def random_checkpoint(folder: Path, vocabulary: int) -> Path:
 
 @pytest.fixture
 def engine(random_weights):
-    found = LocalEngine(random_weights, device="cpu", quantization="fp32")
+    found = LocalEngine(random_weights, device="cpu", quantization="fp32", prompt_lookup=False, prefix_cache_mib=0)
     yield found
     found.close()
 
@@ -241,7 +241,13 @@ def test_text_with_a_schema_of_its_own_beside_calls(engine, opens):
 
 
 def test_the_other_syntax_has_a_closer(random_weights):
-    other = LocalEngine(random_weights, device="cpu", quantization="fp32", template="karakuri-lm-8x7b-instruct-v0.1")
+    other = LocalEngine(
+        random_weights,
+        device="cpu",
+        quantization="fp32",
+        template="karakuri-lm-8x7b-instruct-v0.1",
+        prompt_lookup=False,
+    )
     form = SYNTAXES["command_r"].form
     hook = writing(other, form.opener)
     call = prepare(other, tools=[tool(object_of(x={"type": "boolean"}))], parallel_tool_calls=False)

@@ -127,14 +127,14 @@ def test_a_mixture_runs_unquantised(mixtral):
 
 
 def test_a_model_that_came_out_unquantised_is_an_error(checkpoint, monkeypatch):
-    bits = loading._bits
+    bits = loading.bitsandbytes_arguments
 
     def skipping(*given):
         made = bits(*given)
         made["quantization_config"].llm_int8_skip_modules = ["gate_proj", "up_proj", "down_proj", "lm_head"]
         return made
 
-    monkeypatch.setattr(loading, "_bits", skipping)
+    monkeypatch.setattr(loading, "bitsandbytes_arguments", skipping)
     engine = LocalEngine(checkpoint, device="cpu")
     engine.close()
     with pytest.raises(QuantizationError, match="only 33%"):
@@ -145,7 +145,7 @@ def test_where_bitsandbytes_fails_only_the_packaged_model_falls_back(checkpoint,
     def broken():
         raise OSError("no native library")
 
-    monkeypatch.setattr(loading, "_import_bitsandbytes", broken)
+    monkeypatch.setattr(loading, "import_bitsandbytes", broken)
     engine = LocalEngine(checkpoint, device="cpu", quantization="fp4")
     engine.close()
     with pytest.raises(QuantizationError, match=r'\(OSError\).*quantization="none"'):
@@ -174,7 +174,7 @@ def test_importing_bitsandbytes_fetches_no_code(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("kernels", "bitsandbytes"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    assert loading._import_bitsandbytes().kernels is None
+    assert loading.import_bitsandbytes().kernels is None
     import kernels  # it is hidden only meanwhile
 
     assert kernels is sys.modules["kernels"]
@@ -189,7 +189,10 @@ def test_a_checkpoint_stored_in_4_bits_is_loaded_as_it_is(checkpoint, tmp_path):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(
-        checkpoint, dtype=torch.bfloat16, device_map={"": "cpu"}, **loading._bits(PRECISIONS["nf4"], loading._CPU)
+        checkpoint,
+        dtype=torch.bfloat16,
+        device_map={"": "cpu"},
+        **loading.bitsandbytes_arguments(PRECISIONS["nf4"], loading._CPU),
     )
     folder = tmp_path / "stored"
     model.save_pretrained(folder)

@@ -1,0 +1,138 @@
+"""`karakuri bench`: how fast a model runs on this machine, against the machine's ceiling and against others.
+
+Knows the command's options and the order of the measurements. What is measured is `measures`', `load`'s and
+`machine`'s; who takes part is `providers`' and `peers`'; how it is shown is `shown`'s and `picture`'s. Those import
+torch, so they are imported when they are needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import OptionError
+
+if TYPE_CHECKING:
+    from .figures import Figure
+    from .subject import Effort, Subject
+
+__all__ = ["add_options", "run"]
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """The options of `karakuri bench`."""
+    command.add_argument("--model", help="a model id or folder; default: the embedded demonstration model")
+    command.add_argument("--synthetic", metavar="SIZE", help="instead: a Llama of this size with random weights; 94m")
+    command.add_argument("--template", help="the prompt template, where the model's name does not tell")
+    command.add_argument("--quantization", default="nf4", help="nf4 (default), fp4, int8, bf16, fp16, fp32, none")
+    command.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, balanced")
+    command.add_argument("--rounds", type=int, default=5, help="rounds of each comparison; default 5")
+    command.add_argument("--tokens", type=int, default=64, help="tokens of a reply; default 64")
+    command.add_argument("--peers", action="store_true", help="transformers, ChatHuggingFace and HuggingFaceLLM too")
+    command.add_argument(
+        "--load", type=float, metavar="SECONDS", help="instead: 32 clients that come at random for so long"
+    )
+    command.add_argument("--json", metavar="FILE", help="write the figures there too")
+    command.add_argument("--svg", metavar="FILE", help="draw the curve and the comparison there")
+    command.add_argument("-v", "--verbose", action="store_true", help="show logs and library warnings")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and show. Progress goes to standard error, the table to standard output."""
+    _check(options)
+    with tempfile.TemporaryDirectory() as folder:
+        figures, about = _measured(options, Path(folder))
+    from .shown import table
+
+    print(table(figures, about), end="")
+    if options.json:
+        rows = [one.as_json() for one in figures]
+        _write(options.json, json.dumps({"about": about, "figures": rows}, ensure_ascii=False, indent=1) + "\n")
+    if options.svg:
+        from .picture import picture
+
+        title = f"{about['model']}, {about['quantization']}, {about.get('gpu', about['device'])}"
+        _write(options.svg, picture(figures, title))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Before anything is loaded: what was asked for can be done, and its result can be written."""
+    from .synthetic import SIZES
+
+    for name in ("rounds", "tokens"):
+        if getattr(options, name) < 1:
+            raise OptionError(f"--{name} must be at least 1, got {getattr(options, name)}")
+    if options.load is not None and not 1 <= options.load <= 86_400:
+        raise OptionError(f"--load must be 1 to 86400 seconds, got {options.load:g}")
+    if options.load is not None and (options.peers or options.svg):
+        raise OptionError("--load measures one thing only; leave out --peers and --svg, or run the command twice")
+    if options.synthetic is not None and options.synthetic not in SIZES:
+        raise OptionError(f"--synthetic must be one of {', '.join(SIZES)}, got {options.synthetic!r:.40}")
+    if options.synthetic is not None and options.model is not None:
+        raise OptionError("--synthetic and --model are two models; give one of them")
+    for path in (options.json, options.svg):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise OptionError(f"{path!r:.120} cannot be written: its folder does not exist")
+
+
+def _measured(options: argparse.Namespace, folder: Path) -> tuple[list[Figure], dict[str, Any]]:
+    from .machine import describe
+    from .subject import Effort, Subject
+
+    model, template = options.model, options.template
+    if options.synthetic is not None:
+        from ..engines.loading import import_torch
+        from .synthetic import make_checkpoint
+
+        import_torch()
+        model = str(make_checkpoint(options.synthetic, folder))
+    subject = Subject(model, template, options.quantization, options.device)
+    effort = Effort(options.rounds, options.tokens, _say)
+    try:
+        _say("loading the model")
+        report = subject.plain.report()
+        device = subject.look(lambda batch: batch.model.get_input_embeddings().weight.device)
+        about = {"model": report.model, "quantization": report.quantization, **describe(device)}
+        if options.load is not None:
+            from .load import load
+
+            return load(subject, effort, options.load), about
+        return _all(subject, effort, options.peers), about
+    finally:
+        subject.close()
+
+
+def _all(subject: Subject, effort: Effort, with_peers: bool) -> list[Figure]:
+    from . import machine, measures
+    from .peers import peers
+    from .providers import ours
+
+    others = [*ours(subject, effort), *(peers(subject, effort) if with_peers else [])]
+    stream = measures.one_stream(subject, effort, others)
+    assert stream[0].value is not None  # noqa: S101  # it was measured
+    return [
+        *stream,
+        *measures.first_token(subject, effort),
+        *measures.curve(subject, effort),
+        *measures.together(subject, effort, others),
+        *measures.chat_and_document(subject, effort),
+        *measures.lookup(subject, effort),
+        *measures.memory(subject, effort),
+        *machine.ceiling(subject, effort, stream[0].value.median),
+    ]
+
+
+def _say(text: str) -> None:
+    print(f"{text} ...", file=sys.stderr, flush=True)
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OptionError(f"{path!r:.120} cannot be written: {error.strerror}") from error

@@ -1,0 +1,112 @@
+"""Which model fits where, in which form, for how many calls at once, and what to change where none does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from .machine import NAME, Device
+from .sizing import MODELS, Need, need_of
+
+__all__ = ["Fit", "Fitting", "Form", "fitting"]
+
+_LEAST_CONTEXT: Final = 256  # tokens; a shorter one is no advice
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A form of a model on a device. `calls`: how many at once; None where free memory is unknown."""
+
+    device: str
+    calls: int | None
+    fits: bool | None
+
+
+@dataclass(frozen=True)
+class Form:
+    """A model in one quantization. `needed_bytes`: weights, margin, and keys and values of all calls."""
+
+    quantization: str
+    weight_bytes: int
+    kv_bytes_per_token: int
+    needed_bytes: int
+    places: tuple[Fit, ...]
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """All of that for one model and so many calls of `context` tokens; `advice` is the next step."""
+
+    model: str
+    context: int
+    at_once: int
+    forms: tuple[Form, ...]
+    notes: tuple[str, ...]
+    advice: str
+
+
+def fitting(name: str, context: int | None, at_once: int, places: Sequence[Device]) -> Fitting:
+    """By arithmetic; nothing is loaded. A context beyond the model's window is the window."""
+    model = MODELS[name]
+    tokens = min(context or model.window, model.window)
+    needs = {form: need_of(name, form) for form in model.forms}
+    forms = tuple(
+        Form(
+            form,
+            need.weights,
+            need.per_token,
+            need.total(tokens * at_once),
+            tuple(_fit(need, place, tokens, at_once) for place in places),
+        )
+        for form, need in needs.items()
+    )
+    longest = max((_longest(need, place) for need in needs.values() for place in places), default=0)
+    return Fitting(name, tokens, at_once, forms, model.notes, _advice(name, forms, tokens, at_once, longest))
+
+
+def _fit(need: Need, place: Device, tokens: int, at_once: int) -> Fit:
+    if place.free is None:
+        return Fit(place.name, None, None)
+    calls = max(0, (place.free - need.total(0)) // (need.per_token * tokens))
+    return Fit(place.name, calls, calls >= at_once)
+
+
+def _longest(need: Need, place: Device) -> int:
+    """Tokens of the longest single call that fits."""
+    return max(0, ((place.free or 0) - need.total(0)) // need.per_token)
+
+
+def _advice(name: str, forms: Sequence[Form], tokens: int, at_once: int, longest: int) -> str:
+    """Use what fits, on a GPU if it can be; or what to change, the smallest change first."""
+    fits = [(form.quantization, fit) for form in forms for fit in form.places]
+    good = [(form, fit) for form, fit in fits if fit.fits]
+    if good:
+        return _use(name, *max(good, key=lambda one: one[1].device != "cpu"))
+    if any(fit.fits is None for _, fit in fits):
+        return f'how much memory is free cannot be told without psutil: pip install "{NAME}[local]"'
+    most = max((fit.calls or 0 for _, fit in fits), default=0)
+    steps = []
+    if most:
+        steps.append(f"{most} calls at once fit instead of {at_once} (max_batch={most})")
+    elif longest >= _LEAST_CONTEXT:
+        steps.append(f"a call of {longest:,} tokens fits instead of {tokens:,} (context_window={longest})")
+    return "; ".join([*steps, *_elsewhere(name)])
+
+
+def _use(name: str, form: str, fit: Fit) -> str:
+    model = MODELS[name]
+    advice = f'{model.argument}quantization="{form}", device="{fit.device}"'
+    if fit.device == "cpu" and model.large:
+        advice += " fits, but a CPU takes about a second or more for a token: rather " + _elsewhere(name)[0]
+    return advice
+
+
+def _elsewhere(name: str) -> list[str]:
+    short = MODELS[name].short
+    if not short:
+        return ["free memory, or use another machine"]
+    return [
+        f"serve it on another machine: karakuri serve-command {short} --server vllm",
+        'then ChatKarakuri(base_url="http://host:8000/v1")',
+    ]

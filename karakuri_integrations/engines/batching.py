@@ -1,0 +1,295 @@
+"""Continuous batching: replies join and leave between two forward passes, and those that are being made share them.
+
+Each step reads one chunk of the prompt that joined last, if any of it is unread, and then makes a token (or several,
+see `lookup`) for each reply. The rows 0, 1, 2, ... of the keys and values belong to the replies being made, the row
+behind them to the one whose prompt is read. What a reply has read is kept when it leaves, and a prompt that begins
+alike begins there. Runs in a model's worker thread, which imports it; imports torch.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from . import decoding
+from .decoding import Sequence
+from .generating import Generation, Output, translate
+from .key_values import KeyValues, Pass
+from .loading import Loaded
+from .memory import cache_per_token, free_ram
+from .prefixes import Prefixes, common
+
+__all__ = ["Batch"]
+
+_LEAST_CHUNK: Final = 32
+_SLICE: Final = 2.0  # steps that a chunk of a prompt may take while others wait for their next token
+_MARGIN: Final = 128  # columns for a reply to begin with
+_FREE: Final = 0.8  # the share of the memory left beside the weights that keys and values may take
+_WORTH: Final = 16  # a shared beginning of fewer tokens is read again
+
+
+class _Row:
+    """One reply in the batch."""
+
+    def __init__(self, job: Generation) -> None:
+        self.job = job
+        self.sequence = Sequence(job.prompt_ids, job.sampling, job.limit, job.eos, job.constraint)
+        self.output = Output(job, self.sequence)
+        self.failed = False
+
+    @property
+    def stopped(self) -> bool:
+        """Nobody waits for it any more, or its time is over."""
+        channel = self.job.channel
+        if not channel.cancelled and channel.deadline.passed:
+            channel.put(channel.deadline.error())
+            channel.cancel()
+        return channel.cancelled
+
+
+class Batch:
+    """A loaded model and the replies that it is making."""
+
+    def __init__(self, loaded: Loaded, stepped: Any) -> None:
+        self.model, self.report = loaded.model, loaded.report
+        self._stepped = stepped
+        self._device = loaded.model.get_input_embeddings().weight.device
+        self._sliding = getattr(loaded.model.config, "sliding_window", None)
+        self._most = _tokens_that_fit(self.model)
+        self._values = KeyValues()
+        self.prefixes = Prefixes()
+        self._rows: list[_Row] = []
+        self._reading: _Row | None = None
+        self._pace = _Pace()
+
+    @property
+    def active(self) -> list[Generation]:
+        """The jobs that have not ended."""
+        return [row.job for row in self._everyone()]
+
+    def has_room(self, job: Generation) -> bool:
+        """Whether it may join: nobody's prompt is being read, and those who share are few and short enough."""
+        if self._reading is not None:
+            return False
+        if not self._rows:
+            return True
+        columns = max(len(job.prompt_ids), *(len(row.sequence.ids) for row in self._rows)) + _MARGIN
+        few = len(self._rows) < min(job.max_batch, *(row.job.max_batch for row in self._rows))
+        return few and (len(self._rows) + 1) * columns <= self._most
+
+    def join(self, job: Generation) -> None:
+        """Begin a reply, from the longest beginning that is known."""
+        row = _Row(job)
+        place = len(self._rows)
+        self._values.reserve(place + 1, len(job.prompt_ids) + min(job.limit, _MARGIN))
+        if job.cache_bytes:
+            self._reuse(row, place)
+        if row.sequence.unread > 1:
+            self._reading = row
+        else:
+            self._rows.append(row)
+
+    def step(self) -> None:
+        """One round. Raises what a forward pass raises; then `drop` tells whom it concerned."""
+        for row in [one for one in self._everyone() if one.stopped]:
+            self._leave(row)
+        reading = self._reading
+        if reading is not None and self._alone(reading, lambda: self._read(reading)):
+            self._leave(reading)
+        for row in [one for one in self._rows if self._ended(one)]:
+            self._leave(row)
+        if self._rows:
+            self._decode()
+        if not self._rows and self._reading is None:
+            self._values.clear()
+
+    def drop(self) -> list[Generation]:
+        """Forget all replies after a failure, and what they had read."""
+        jobs = self.active
+        for row in self._rows:
+            row.sequence.forget()
+        self._rows, self._reading = [], None
+        self._values.clear()
+        self.prefixes.clear()
+        return jobs
+
+    def _everyone(self) -> list[_Row]:
+        return self._rows if self._reading is None else [*self._rows, self._reading]
+
+    # --- prompts ---
+
+    def _reuse(self, row: _Row, place: int) -> None:
+        ids = row.sequence.ids
+        kept, length = self.prefixes.longest(ids)
+        wanted = np.asarray(ids[:-1], np.int64)
+        nearest = None
+        for number, other in enumerate(self._rows):
+            found = common(np.asarray(other.sequence.ids[: other.sequence.read], np.int64), wanted)
+            if found > length:
+                nearest, length = number, found
+        if length < _WORTH:
+            return
+        if nearest is not None:
+            self._values.copy(nearest, place, length)
+        elif kept is not None:
+            self._values.put(place, kept.values, length)
+        row.sequence.read = row.sequence.reused = length
+
+    def _read(self, row: _Row) -> bool:
+        """A chunk of the prompt; all but its last token, which is read with the first step."""
+        sequence = row.sequence
+        chunk = min(self._pace.chunk(bool(self._rows)), sequence.unread - 1)
+        began = time.perf_counter()
+        self._forward(len(self._rows), [sequence.ids[sequence.read : sequence.read + chunk]], [sequence.read], 1)
+        self._pace.read(chunk, time.perf_counter() - began)
+        sequence.read += chunk
+        if sequence.unread == 1:
+            self._rows.append(row)
+            self._reading = None
+        return False
+
+    # --- replies ---
+
+    def _ended(self, row: _Row) -> bool:
+        """Put what needs no pass."""
+        new = row.sequence.without_a_pass()
+        return bool(new) and row.output.put(new)
+
+    def _decode(self) -> None:
+        rows, alone = list(self._rows), len(self._rows) == 1
+        began = time.perf_counter()
+        new = [
+            [*one.sequence.ids[one.sequence.read :], *one.sequence.prepare(alone and one.job.prompt_lookup)]
+            for one in rows
+        ]
+        starts = [one.sequence.read for one in rows]
+        longest = max(map(len, new))
+        logits = self._forward(0, new, starts, longest - rows[0].sequence.unread + 1 if alone else longest)
+        found = [logits[0]] if alone else self._found(rows, logits)
+        # Nobody leaves before all have taken theirs: only then is it known how much of each row is filled.
+        for row in [one for one, own in zip(rows, found, strict=True) if self._took(one, own)]:
+            self._leave(row)
+        self._pace.stepped(time.perf_counter() - began)
+
+    def _found(self, rows: list[_Row], logits: Any) -> list[Any]:
+        """For each row its logits, or its token where that is simply the best one."""
+        last = torch.tensor([one.sequence.unread - 1 for one in rows], device=logits.device)
+        scores = logits[torch.arange(len(rows), device=logits.device), last]
+        plain = [one.sequence.plain(logits.device) for one in rows]
+        tokens: list[int | None] = []
+        if any(plain):
+            numbers = scores.float()
+            good = torch.isfinite(numbers).all(-1)
+            best = torch.stack((numbers.argmax(-1), good.long()), 1).tolist()
+            tokens = [token if fine else None for token, fine in best]
+        return [tokens[place] if plain[place] else scores[place : place + 1] for place in range(len(rows))]
+
+    def _took(self, row: _Row, found: Any) -> bool:
+        """A row's new tokens into its channel; whether it has ended."""
+        made = row.sequence.take if isinstance(found, torch.Tensor) else row.sequence.took
+        return self._alone(row, lambda: row.output.put(made(found)))
+
+    def _alone(self, row: _Row, work: Callable[[], bool]) -> bool:
+        """Work that concerns one reply: if it fails, that one fails alone. Whether the reply has ended."""
+        try:
+            return work()
+        except Exception as error:  # noqa: BLE001  # it goes to the consumer
+            failure, clean = translate(error)
+            traceback.clear_frames(error.__traceback__)
+        row.failed = True
+        clean()
+        row.job.channel.put(failure)
+        return True
+
+    def _leave(self, row: _Row) -> None:
+        """Take a reply out, keep what it has read, and close the gap."""
+        row.sequence.forget()
+        place = len(self._rows) if row is self._reading else self._rows.index(row)
+        if row.failed:
+            self._values.wipe(place)
+        elif row.job.cache_bytes:
+            self._keep(row, place)
+        if row is self._reading:
+            self._reading = None
+            return
+        last = self._rows.pop()
+        if last is not row:
+            self._values.copy(len(self._rows), place, last.sequence.read)
+            self._rows[place] = last
+        if self._reading is not None:
+            self._values.copy(len(self._rows) + 1, len(self._rows), self._reading.sequence.read)
+
+    def _keep(self, row: _Row, place: int) -> None:
+        ids = row.sequence.ids[: row.sequence.read]
+        if len(ids) >= _WORTH and not self.prefixes.covers(ids):
+            self.prefixes.keep(ids, self._values.taken(place, len(ids)), row.job.cache_bytes)
+
+    # --- the model ---
+
+    def _forward(self, first: int, new: list[list[int]], starts: list[int], wanted: int) -> Any:
+        """Logits of the last `wanted` new columns, (rows, wanted, vocabulary). Shorter rows are filled on the right."""
+        count = max(map(len, new))
+        self._values.reserve(first + len(new), max(starts) + count)
+        ids = torch.tensor([[*one, *[0] * (count - len(one))] for one in new], device=self._device)
+        positions = torch.tensor([[*range(start, start + count)] for start in starts], device=self._device)
+        with torch.inference_mode():
+            output = self.model(
+                input_ids=ids,
+                position_ids=positions,
+                attention_mask=None
+                if len(new) == 1 and (count == 1 or not starts[0])
+                else self._mask(positions, starts),
+                past_key_values=Pass(self._values, first, starts, count),
+                use_cache=True,
+                logits_to_keep=wanted,
+            )
+        self._stepped()
+        return output.logits
+
+    def _mask(self, positions: Any, starts: list[int]) -> Any:
+        """Which columns each new token sees, (rows, 1, new, columns). Without it, transformers knows or all is seen."""
+        columns = torch.arange(max(starts) + positions.shape[1], device=positions.device)
+        seen = columns <= positions[:, None, :, None]
+        if self._sliding:
+            seen &= columns > positions[:, None, :, None] - self._sliding
+        return seen
+
+
+def _tokens_that_fit(model: Any) -> int:
+    """Tokens whose keys and values the free memory holds, in all rows together."""
+    size = model.get_input_embeddings().weight.element_size() * cache_per_token(model.config.to_dict())
+    devices = {one.device for one in model.parameters()}
+    free = sum(torch.cuda.mem_get_info(one)[0] if one.type == "cuda" else free_ram() for one in devices)
+    return int(_FREE * free / max(1, size))
+
+
+class _Pace:
+    """How long a step and the reading of a prompt take, so that reading does not hold up those who wait for a token."""
+
+    def __init__(self) -> None:
+        self._step = self._token = 0.0  # seconds
+
+    def chunk(self, others: bool) -> int:
+        """Prompt tokens to read now."""
+        if not others or not self._step or not self._token:
+            return decoding.PREFILL_CHUNK
+        return max(
+            min(int(_SLICE * self._step / self._token), decoding.PREFILL_CHUNK),
+            min(_LEAST_CHUNK, decoding.PREFILL_CHUNK),
+        )
+
+    def read(self, tokens: int, seconds: float) -> None:
+        self._token = _mean(self._token, seconds / tokens)
+
+    def stepped(self, seconds: float) -> None:
+        self._step = _mean(self._step, seconds)
+
+
+def _mean(before: float, now: float) -> float:
+    """Of the last few."""
+    return now if not before else 0.8 * before + 0.2 * now

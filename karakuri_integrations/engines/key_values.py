@@ -1,0 +1,133 @@
+"""The keys and values of several replies side by side, as transformers' models read and write them.
+
+Per layer two tensors (rows, heads, columns, width): row i, column p holds token p of reply i. Replies of different
+lengths need no padding on the left, so a token's place never changes and a prefix can be copied from one reply to
+another. Columns behind a reply's end hold old numbers or zeros; the mask hides them. Which reply has which row is
+`batching`'s. Imports torch and transformers: only what runs in a model's worker thread imports this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from transformers import Cache
+
+__all__ = ["KeyValues", "Pass"]
+
+_COLUMNS: Final = 128  # columns are added in multiples of this
+
+
+class KeyValues:
+    """Room for rows and columns, which grows as it is asked for. Freed by `clear`."""
+
+    def __init__(self) -> None:
+        self._layers: list[list[Any]] = []
+        self._rows = self._columns = 0
+
+    @property
+    def bytes(self) -> int:
+        return sum(int(one.nbytes) for layer in self._layers for one in layer)
+
+    def reserve(self, rows: int, columns: int) -> None:
+        """Make room; what is there stays. Doubled, so that a long reply is copied a few times only."""
+        if rows <= self._rows and columns <= self._columns:
+            return
+        if rows > self._rows:
+            self._rows = max(rows, 2 * self._rows if self._rows > 1 else rows)
+        if columns > self._columns:
+            self._columns = -(-max(columns, self._columns * 3 // 2) // _COLUMNS) * _COLUMNS
+        for layer in self._layers:
+            layer[:] = [self._grown(one) for one in layer]
+
+    def _grown(self, old: Any) -> Any:
+        # Zeros, not `empty`: a hidden column counts with weight 0, and 0 times NaN is NaN.
+        new = old.new_zeros((self._rows, old.shape[1], self._columns, old.shape[3]))
+        new[: old.shape[0], :, : old.shape[2]] = old
+        return new
+
+    def layer(self, number: int, like: Any) -> list[Any]:
+        """Keys and values of a layer; made on first use, on the device and in the type of what is written."""
+        while len(self._layers) <= number:
+            shape = (self._rows, like.shape[1], self._columns, like.shape[3])
+            self._layers.append([like.new_zeros(shape), like.new_zeros(shape)])
+        return self._layers[number]
+
+    def taken(self, row: int, length: int) -> list[Any]:
+        """A copy of a row's first columns: per layer keys and values, (heads, length, width) each."""
+        return [one[row, :, :length].clone() for layer in self._layers for one in layer]
+
+    def put(self, row: int, kept: Sequence[Any], length: int) -> None:
+        """Copy the first columns of what `taken` gave into a row."""
+        for number in range(len(kept) // 2):
+            layer = self.layer(number, kept[2 * number].unsqueeze(0))
+            for own, one in zip(layer, kept[2 * number : 2 * number + 2], strict=True):
+                own[row, :, :length] = one[:, :length]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy a row's first columns over those of another row."""
+        for layer in self._layers:
+            for one in layer:
+                one[target, :, :length] = one[source, :, :length]
+
+    def wipe(self, row: int) -> None:
+        """Zeros in a row that may hold numbers that are none: hidden ones would still spoil what is beside them."""
+        for layer in self._layers:
+            for one in layer:
+                one[row].zero_()
+
+    def clear(self) -> None:
+        """Free the memory."""
+        self._layers.clear()
+        self._rows = self._columns = 0
+
+
+class Pass(Cache):  # type: ignore[misc]
+    """What one forward pass reads and writes: `count` new tokens for each of some rows.
+
+    One row, wherever it is; or the rows 0, 1, 2, ... each from its own start. `starts` are the columns of the
+    first new tokens.
+    """
+
+    def __init__(self, values: KeyValues, rows: int | Sequence[int], starts: Sequence[int], count: int) -> None:
+        super().__init__(layers=[])
+        self._values, self._starts, self._count = values, starts, count
+        self._end = max(starts) + count
+        self._first = rows if isinstance(rows, int) else 0
+        self._total = len(starts)
+        self._places: Any = None
+
+    def update(self, keys: Any, values: Any, layer_idx: int, *_: Any, **__: Any) -> tuple[Any, Any]:
+        layer = self._values.layer(layer_idx, keys)
+        for own, new in zip(layer, (keys, values), strict=True):
+            self._write(own, new)
+        last = self._first + self._total
+        own_keys, own_values = (one[self._first : last, :, : self._end] for one in layer)
+        return own_keys, own_values
+
+    def _write(self, own: Any, new: Any) -> None:
+        if self._total == 1:
+            start = self._starts[0]
+            own[self._first, :, start : start + self._count] = new[0]
+            return
+        rows, columns = self._where(own.device)
+        own[rows, :, columns] = new.transpose(1, 2)  # indexed dimensions come first: (rows, count, heads, width)
+
+    def _where(self, device: Any) -> tuple[Any, Any]:
+        if self._places is None or self._places[0].device != device:
+            rows = torch.arange(self._total, device=device)[:, None]
+            starts = torch.tensor(self._starts, device=device)[:, None]
+            self._places = rows, starts + torch.arange(self._count, device=device)
+        return self._places  # type: ignore[no-any-return]
+
+    # What transformers asks where it makes masks and positions itself: for one row without a mask.
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self._starts[0]
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return self._starts[0]
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return self._end, 0

@@ -1,0 +1,53 @@
+"""Prompt lookup: what followed the last few tokens the last time they stood in the text is a guess at what follows now.
+
+After Saxena, "Prompt Lookup Decoding", 2023 (https://github.com/apoorvumang/prompt-lookup-decoding). The guesses are
+read together with the last token in one pass; those that the model would have chosen are kept. Knows ids only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+__all__ = ["Lookup"]
+
+_GRAM: Final = 3  # so many tokens have to be the same
+_FIRST: Final = 4  # tokens guessed at first, more while the guesses are right
+_MOST: Final = 16
+_PATIENCE: Final = 2  # guesses that are all wrong, after which it rests
+_REST: Final = 32  # tokens
+
+
+class Lookup:
+    """Guesses for one reply. Give it all ids at each step; it reads each once."""
+
+    def __init__(self) -> None:
+        self._after: dict[tuple[int, ...], int] = {}  # a gram to the place behind it, the last one
+        self._seen = 0
+        self._size = _FIRST
+        self._misses = 0
+        self._rest_until = 0
+
+    def guess(self, ids: Sequence[int], most: int) -> list[int]:
+        """At most `most` ids that may follow `ids`; often none."""
+        self._read(ids)
+        if len(ids) < self._rest_until or most < 1:
+            return []
+        place = self._after.get(tuple(ids[-_GRAM:]))
+        return list(ids[place : place + min(self._size, most)]) if place is not None else []
+
+    def _read(self, ids: Sequence[int]) -> None:
+        """Note the grams that end before the last token: the last one's own place is no guess."""
+        for end in range(max(self._seen, _GRAM), len(ids)):
+            self._after[tuple(ids[end - _GRAM : end])] = end
+        self._seen = max(self._seen, len(ids))
+
+    def learn(self, length: int, guessed: int, right: int) -> None:
+        """How a guess went; `length` is how many ids there were."""
+        if right == guessed:
+            self._size = min(2 * self._size, _MOST)
+        elif right < guessed // 2:
+            self._size = max(_FIRST // 2, self._size // 2)
+        self._misses = 0 if right else self._misses + 1
+        if self._misses >= _PATIENCE:
+            self._misses, self._rest_until = 0, length + _REST

@@ -1,0 +1,397 @@
+"""Replies that share forward passes, prompts that begin alike, guesses: the same tokens as one call after another."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+
+import numpy as np
+import pytest
+
+from karakuri_integrations.conversation import Control, Prompt, Sampling
+from karakuri_integrations.engines import LocalEngine
+from karakuri_integrations.engines.lookup import Lookup
+from karakuri_integrations.engines.prefixes import Prefixes, common
+from karakuri_integrations.errors import NumericalError
+
+from .conftest import answer, loaded_model, prompt_of
+from .test_cancel import Gate
+from .test_faults import failing, wait_until
+
+QUESTIONS = [f"{'富士山 ' * (1 + n % 5)}{n} はどこにありますか？ How high is it{'?' * n}" for n in range(16)]
+SAMPLINGS = [
+    Sampling(max_tokens=8 + 3 * n, temperature=(0.0, 0.9)[n % 2], seed=n, top_p=(1.0, 0.8)[n % 3 == 1])
+    for n in range(15)
+] + [Sampling(max_tokens=40, repetition_penalty=1.3)]
+
+
+def plain(checkpoint, **fields) -> LocalEngine:
+    return LocalEngine(checkpoint, device="cpu", quantization="fp32", **fields)
+
+
+@pytest.fixture
+def alone(checkpoint):
+    """One call after another, nothing kept, nothing guessed."""
+    found = plain(checkpoint, max_batch=1, prefix_cache_mib=0, prompt_lookup=False)
+    yield found
+    found.close()
+
+
+def text_of(engine: LocalEngine, prompt: Prompt, sampling: Sampling) -> str:
+    return "".join(one.text for one in engine.stream(prompt, sampling))
+
+
+def at_once(calls) -> list[str]:
+    """The texts of calls that begin together, in their order."""
+    got: dict[int, str] = {}
+    threads = [threading.Thread(target=lambda n=n, one=one: got.__setitem__(n, one())) for n, one in enumerate(calls)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(60)
+    return [got[n] for n in range(len(threads))]
+
+
+def open_when(engine: LocalEngine, gate: Gate, count: int) -> None:
+    """Let the model compute when so many calls have come."""
+    worker = engine._shared._worker
+    wait_until(lambda: len(worker._running) + len(worker._jobs) >= count)
+    gate.open()
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"prefix_cache_mib": 0}, {"max_batch": 3}], ids=["all", "nothing_kept", "three"]
+)
+def test_sixteen_at_once_are_as_one_after_another(checkpoint, alone, fields):
+    right = [text_of(alone, prompt_of(one), how) for one, how in zip(QUESTIONS, SAMPLINGS, strict=True)]
+    engine = plain(checkpoint, **fields)
+    gate = Gate(loaded_model(engine))  # so that all have come when the first pass is made
+    calls = [
+        lambda one=one, how=how: text_of(engine, prompt_of(one), how)
+        for one, how in zip(QUESTIONS, SAMPLINGS, strict=True)
+    ]
+    before = engine.steps
+    opener = threading.Thread(target=open_when, args=(engine, gate, 16))
+    opener.start()
+    assert at_once(calls) == right
+    opener.join()
+    gate.remove()
+    made = sum(how.max_tokens for how in SAMPLINGS)
+    assert engine.steps - before < made / (3 if not fields else 2)
+
+
+def test_replies_join_one_that_runs(checkpoint, alone):
+    right = [text_of(alone, prompt_of(one), Sampling(max_tokens=30)) for one in QUESTIONS[:4]]
+    engine = plain(checkpoint)
+    gate = Gate(loaded_model(engine))
+    first = engine.stream(prompt_of(QUESTIONS[0]), Sampling(max_tokens=30))
+    gate.permit(8)
+    got = [next(first).text for _ in range(5)]
+    gate.open()
+    others = at_once(
+        [lambda one=one: text_of(engine, prompt_of(one), Sampling(max_tokens=30)) for one in QUESTIONS[1:4]]
+    )
+    got += [one.text for one in first]
+    gate.remove()
+    assert ["".join(got), *others] == right
+
+
+def test_a_reply_that_fails_in_a_batch_fails_alone(checkpoint, alone):
+    import torch
+
+    right = [answer(alone, one, max_tokens=20) for one in QUESTIONS[:4]]
+    engine = plain(checkpoint, prefix_cache_mib=0)
+    model = loaded_model(engine)
+
+    def poison(_module, _given, output):
+        if output.logits.shape[0] == 4:
+            output.logits[2, -1, 5] = torch.nan
+
+    gate, hook = Gate(model), model.register_forward_hook(poison)
+    failed = []
+
+    def call(question: str) -> str:
+        try:
+            return answer(engine, question, max_tokens=20)
+        except NumericalError as error:
+            failed.append(error)
+            return "failed"
+
+    threading.Thread(target=open_when, args=(engine, gate, 4)).start()
+    got = at_once([lambda one=one: call(one) for one in QUESTIONS[:4]])
+    hook.remove()
+    gate.remove()
+    assert len(failed) == 1
+    assert sum(one == two for one, two in zip(got, right, strict=True)) == 3
+
+
+def test_a_pass_that_fails_fails_all_who_shared_it_and_the_next_calls_work(checkpoint):
+    engine = plain(checkpoint)
+    right = answer(engine)
+
+    def run_out(_output):
+        raise MemoryError
+
+    model = loaded_model(engine)
+    gate, hook = Gate(model), failing(model, 12, run_out)
+    errors = []
+
+    def call(n: int) -> str:
+        try:
+            return answer(engine, f"{n} 番", max_tokens=60)
+        except Exception as error:
+            errors.append(error)
+            return ""
+
+    threading.Thread(target=open_when, args=(engine, gate, 3)).start()
+    at_once([lambda n=n: call(n) for n in range(3)])
+    hook.remove()
+    gate.remove()
+    assert {type(one).__name__ for one in errors} == {"DeviceMemoryError"}
+    assert len({id(one) for one in errors}) == len(errors) == 3
+    assert answer(engine) == right
+
+
+async def test_cancelled_replies_leave_and_the_others_go_on(checkpoint, alone):
+    right = await asyncio.to_thread(answer, alone, QUESTIONS[0], max_tokens=60)
+    engine = plain(checkpoint)
+
+    async def whole() -> str:
+        return "".join([one.text async for one in engine.astream(prompt_of(QUESTIONS[0]), Sampling(max_tokens=60))])
+
+    async def left(n: int) -> None:
+        taken = 0
+        async for _ in engine.astream(prompt_of(QUESTIONS[n]), Sampling(max_tokens=500)):
+            taken += 1
+            if taken > 3 * n:
+                return
+
+    found, *_ = await asyncio.gather(whole(), *(left(n) for n in range(1, 8)))
+    assert found == right
+
+
+def test_max_batch_is_kept(checkpoint):
+    engine = plain(checkpoint, max_batch=2)
+    sizes = set()
+    hook = loaded_model(engine).register_forward_hook(lambda _m, _g, output: sizes.add(output.logits.shape[0]))
+    at_once([lambda n=n: answer(engine, f"{n}", max_tokens=30) for n in range(6)])
+    hook.remove()
+    assert max(sizes) == 2
+
+
+def test_no_more_join_than_the_memory_holds(checkpoint, alone):
+    right = [answer(alone, f"{n} 番", max_tokens=30) for n in range(4)]
+    engine = plain(checkpoint)
+    batch, sizes = batch_of(engine), set()
+    batch._most, before = 2 * 240, batch._most
+    hook = batch.model.register_forward_hook(lambda _m, _g, output: sizes.add(output.logits.shape[0]))
+    assert at_once([lambda n=n: answer(engine, f"{n} 番", max_tokens=30) for n in range(4)]) == right
+    hook.remove()
+    batch._most = before
+    assert max(sizes) == 2
+
+
+def test_numbers_that_are_none_stay_in_their_row(checkpoint, alone):
+    """What a failed reply leaves behind lies under the columns of the others, hidden; 0 times NaN is NaN."""
+    import torch
+
+    right = [answer(alone, QUESTIONS[n], max_tokens=40) for n in (0, 5)]
+    engine = plain(checkpoint, prefix_cache_mib=0)
+    model = loaded_model(engine)
+    layer = model.model.layers[0].self_attn.v_proj
+
+    def poison(_module, _given, output):
+        if output.shape[0] == 3 and output.shape[1] == 1:
+            output[2] = torch.nan
+
+    gate, hook = Gate(model), layer.register_forward_hook(poison)
+    failed = []
+
+    def call(question: str) -> str:
+        try:
+            return answer(engine, question, max_tokens=40)
+        except NumericalError:
+            failed.append(question)
+            return ""
+
+    threading.Thread(target=open_when, args=(engine, gate, 3)).start()
+    got = at_once([lambda one=one: call(one) for one in (QUESTIONS[0], QUESTIONS[5], "長い " * 90)])
+    hook.remove()
+    gate.remove()
+    assert len(failed) == 1
+    assert {one for one in got if one} <= {*right, answer(alone, "長い " * 90, max_tokens=40)}
+
+
+# Prompts that begin alike
+
+
+def raw(*texts: str) -> Prompt:
+    return Prompt((Control("<s>"), *texts))
+
+
+def usage(engine: LocalEngine, prompt: Prompt, count: int = 6):
+    *_, last = engine.stream(prompt, Sampling(max_tokens=count))
+    return last.usage
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 15, 16, 17, 40, 199, 200, 201])
+def test_what_begins_alike_goes_on_with_the_same_tokens(checkpoint, alone, cut):
+    """Borders: nothing shared, all but one token, all, more than all."""
+    words = [f"w{n}" for n in random.Random(cut).choices(range(50), k=100)]
+    first, second = " ".join(words), " ".join([*words[: cut // 2], "other", *words[cut // 2 + 1 :]])[: 3 * cut or None]
+    right = [answer(alone, one) for one in (first, second, first)]
+    engine = plain(checkpoint)
+    assert [answer(engine, one) for one in (first, second, first)] == right
+
+
+def test_the_same_prompt_again_reads_its_last_token_only(checkpoint):
+    engine = plain(checkpoint)
+    before = usage(engine, prompt_of("富士山 " * 50))
+    steps = engine.steps
+    again = usage(engine, prompt_of("富士山 " * 50))
+    assert before.cache_read < 60
+    assert again.cache_read == again.input_tokens - 1
+    assert engine.steps - steps <= 6
+    shorter = engine.token_ids("富士山 " * 50)
+    assert len(shorter) > 50
+
+
+def test_a_chat_appends(checkpoint, alone):
+    """The second turn begins where the first one's reply ended."""
+    engine, long = plain(checkpoint), "京都の寺 " * 30
+    reply = text_of(engine, raw(long), Sampling(max_tokens=20))
+    then = raw(long, reply, " そして？")
+    assert text_of(engine, then, Sampling(max_tokens=9)) == text_of(alone, then, Sampling(max_tokens=9))
+    assert usage(engine, then).cache_read > engine.count_tokens(raw(long)) - 2
+
+
+def test_a_prompt_shares_what_a_running_reply_has_read(checkpoint):
+    engine, long = plain(checkpoint), "長い文書です。" * 60
+    first = engine.stream(prompt_of(long + "一"), Sampling(max_tokens=300))
+    next(first)
+    assert usage(engine, prompt_of(long + "二")).cache_read > 50
+    first.close()
+
+
+def test_what_is_kept_stays_within_its_memory(checkpoint):
+    engine = plain(checkpoint, prefix_cache_mib=1)
+    store = batch_of(engine).prefixes
+    seen = 0
+    for n in range(60):
+        answer(engine, f"{n} " * 150, max_tokens=2)
+        seen = max(seen, len(store))
+        assert store.bytes <= 2**20
+        assert store.bytes == sum(one.bytes for one in store._kept.values())
+    assert seen > len(store) - 1 > 0
+    assert batch_of(engine)._values.bytes == 0  # nobody runs
+
+
+def test_nothing_is_kept_where_it_is_switched_off(checkpoint):
+    engine = plain(checkpoint, prefix_cache_mib=0)
+    before = len(batch_of(engine).prefixes)  # the store is the model's, whoever uses it
+    for _ in range(2):
+        assert usage(engine, prompt_of("別の山 " * 50)).cache_read == 0
+    assert len(batch_of(engine).prefixes) == before
+
+
+def batch_of(engine: LocalEngine):
+    """What the worker runs."""
+    from karakuri_integrations.engines.channel import Channel, Deadline
+
+    class Look:
+        channel = Channel(Deadline(None))
+
+        def run(self, batch) -> None:
+            self.found = batch
+            self.channel.put(None)
+
+        def fits(self, batch) -> bool:
+            return not batch.active
+
+    look = Look()
+    look.channel = Channel(Deadline(None))
+    worker = engine._shared.submit(look, 128, engine.family)
+    assert look.channel.take(worker.alive) is None
+    return look.found
+
+
+def test_the_store_finds_the_longest_beginning_and_drops_the_oldest():
+    def values(size: int) -> list:
+        return [np.zeros(size, np.uint8)]
+
+    store = Prefixes()
+    store.keep([1, 2, 3], values(10), 1000)
+    store.keep([1, 2, 3, 4, 5], values(10), 1000)  # in place of its beginning
+    assert len(store) == 1
+    store.keep([1, 9], values(10), 1000)
+    kept, length = store.longest([1, 2, 3, 7, 7])
+    assert (list(kept.ids), length) == ([1, 2, 3, 4, 5], 3)
+    assert store.longest([1, 2, 3, 4, 5])[1] == 4  # the last token is always read
+    assert store.longest([1])[1] == 0
+    assert store.longest([8, 8])[0] is None
+    assert store.longest([1, 2, 3], "another's")[0] is None
+    store.longest([1, 9, 9])
+    store.keep([7] * 20, values(700), 920)  # the least recently used one has to go
+    assert store.longest([1, 2, 3, 4])[1] == 1
+    store.keep([6] * 20, values(2000), 1000)  # more than all
+    assert store.longest([6, 6, 6])[0] is None
+
+
+def test_common_beginnings():
+    first, second = np.array([1, 2, 3, 4]), np.array([1, 2, 9])
+    assert (common(first, second), common(first, first), common(first, first[:0])) == (2, 4, 0)
+
+
+# Guesses
+
+
+@pytest.mark.parametrize("how", [{}, {"temperature": 0.7, "seed": 5}, {"repetition_penalty": 1.2}])
+def test_guesses_change_nothing(checkpoint, alone, how):
+    text = "京都の寺は古い。 奈良の寺も古い。 " * 12
+    sampling = Sampling(max_tokens=60, **how)
+    engine = plain(checkpoint, prefix_cache_mib=0)
+    assert text_of(engine, raw(text), sampling) == text_of(alone, raw(text), sampling)
+
+
+def test_a_text_that_repeats_itself_takes_fewer_passes(checkpoint, alone):
+    """The model is made to write 10 11 12 ... 29 10 11 ..., at each place of a pass."""
+    engine = plain(checkpoint, prefix_cache_mib=0)
+
+    def counts(_module, _given, named, output):
+        read = named["input_ids"][0, -output.logits.shape[1] :].tolist()
+        for place, token in enumerate(read):
+            output.logits[0, place, token + 1 if 10 <= token < 29 else 10] += 1000
+
+    hook = loaded_model(engine).register_forward_hook(counts, with_kwargs=True)
+    passes, made = [], []
+    for one in (alone, engine):
+        before = engine.steps
+        made.append([piece.text for piece in one.stream(raw("a"), Sampling(max_tokens=200))])
+        passes.append(engine.steps - before)
+    hook.remove()
+    assert made[0] == made[1]
+    assert passes[0] >= 200
+    assert passes[1] < 60
+
+
+def test_a_guess_is_what_followed_last_time():
+    lookup = Lookup()
+    ids = [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3]
+    assert lookup.guess(ids, 10) == [4, 5, 6, 7]
+    assert lookup.guess(ids, 2) == [4, 5]
+    assert lookup.guess(ids, 0) == []
+    lookup.learn(len(ids), 4, 4)
+    assert lookup.guess(ids, 10) == [4, 5, 6, 7, 8, 1, 2, 3]  # right ones grow
+    assert lookup.guess([*ids, 9], 10) == []
+    assert lookup.guess([*ids, 9, 1, 2, 3], 10)[:2] == [9, 1]  # the last time counts
+
+
+def test_guesses_that_are_wrong_rest():
+    lookup = Lookup()
+    ids = [1, 2, 3] * 4
+    for _ in range(2):
+        assert lookup.guess(ids, 4)
+        lookup.learn(len(ids), 4, 0)
+    assert lookup.guess(ids, 4) == []
+    assert lookup.guess(ids * 4, 4)

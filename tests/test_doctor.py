@@ -1,0 +1,159 @@
+"""`karakuri doctor`: what it finds, with and without torch, and whether its arithmetic is that of the models."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from karakuri_integrations import cli
+from karakuri_integrations.doctor import machine
+from karakuri_integrations.doctor.fitting import fitting
+from karakuri_integrations.doctor.machine import Device
+from karakuri_integrations.doctor.sizing import MODELS, _tensors, need_of
+from karakuri_integrations.engines.checkpoint import DEFAULT, Checkpoint
+from karakuri_integrations.engines.safety import tensors
+
+BIG, MIXTRAL, DEMO = "karakuri-lm-70b-chat-v0.1", "karakuri-lm-8x7b-chat-v0.1", "karakuri-demo"
+GB = 10**9
+
+
+def test_the_shapes_give_the_published_numbers_of_parameters():
+    assert sum(one.count for one in _tensors(MODELS[BIG].config)) == 69_196_455_936
+    assert sum(one.count for one in _tensors(MODELS[MIXTRAL].config)) == 46_702_792_704
+
+
+def test_what_the_70b_needs():
+    four = need_of(BIG, "nf4")
+    assert four.per_token == 320 * 1024
+    assert four.weights == pytest.approx(36.8 * GB, rel=0.001)
+    assert need_of(BIG, "bf16").weights == 2 * 69_196_455_936
+    assert need_of(MIXTRAL, "bf16").per_token == 128 * 1024
+
+
+def test_the_embedded_models_need_is_that_of_its_files():
+    held = sum(one.bytes for one in tensors(Checkpoint(DEFAULT)))
+    assert need_of(DEMO, "bf16").weights == held
+    assert held / 4 < need_of(DEMO, "nf4").weights < held / 2  # its embedding stays in bf16
+
+
+@pytest.mark.parametrize(
+    ("name", "free", "at_once", "calls", "advice"),
+    [
+        (BIG, 80 * GB, 1, 30, 'quantization="nf4", device="cuda:0"'),
+        (BIG, 80 * GB, 40, 30, "30 calls at once fit instead of 40 (max_batch=30); serve it on another machine"),
+        (BIG, 39 * GB, 1, 0, "a call of 1,090 tokens fits instead of 4,096 (context_window=1090)"),
+        (BIG, 24 * GB, 1, 0, "serve it on another machine: karakuri serve-command 70b-chat --server vllm"),
+        (DEMO, 10**6, 1, 0, "free memory, or use another machine"),
+    ],
+)
+def test_what_fits_and_what_to_change(name, free, at_once, calls, advice):
+    places = [Device("cpu", "main memory", 10**6), Device("cuda:0", "a GPU", free, free, True)]
+    found = fitting(name, None, at_once, places)
+    four = found.forms[0]
+    assert four.quantization == "nf4"
+    assert (four.places[1].calls, four.places[1].fits) == (calls, calls >= at_once)
+    assert four.needed_bytes == need_of(name, "nf4").total(found.context * at_once)
+    assert advice in found.advice
+
+
+def test_a_cpu_that_holds_the_70b_is_not_advised_alone():
+    found = fitting(BIG, 4096, 1, [Device("cpu", "main memory", 80 * GB)])
+    assert 'device="cpu" fits, but' in found.advice
+    assert "karakuri serve-command 70b-chat" in found.advice
+
+
+def test_a_context_beyond_the_window_is_the_window():
+    assert fitting(BIG, 10**6, 1, []).context == 4096
+    assert fitting(BIG, 1000, 1, []).context == 1000
+
+
+def test_unknown_memory_is_said_to_be_unknown():
+    found = fitting(BIG, None, 1, [Device("cpu", "main memory", None)])
+    assert found.forms[0].places[0].fits is None
+    assert "psutil" in found.advice
+
+
+def test_the_mixture_is_not_offered_in_four_bits():
+    found = fitting(MIXTRAL, None, 1, [])
+    assert [one.quantization for one in found.forms] == ["bf16"]
+    assert "experts" in found.notes[0]
+
+
+def test_extras_and_what_is_missing(monkeypatch):
+    named = ["torch>=2.6; extra == 'local'", 'nothing-like-it>=1; extra == "local"', "pytest>=9; extra == 'dev'"]
+    named += ["karakuri-integrations[remote]; extra == 'sagemaker'", "unheard-of<2,>=1.35; extra == 'sagemaker'"]
+    monkeypatch.setattr(machine.metadata, "requires", lambda name: named)
+    monkeypatch.setattr(machine, "_version", lambda package: "2.6" if package == "torch" else None)
+    local, sagemaker = machine.extras()
+    assert (dict(local.installed), local.missing) == ({"torch": "2.6"}, ("nothing-like-it",))
+    assert local.line == 'pip install "karakuri-integrations[local]"'
+    assert sagemaker.missing == ("unheard-of",)
+
+
+def test_gpus_are_known_from_the_driver_where_torch_is_not(monkeypatch, tmp_path):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'NVIDIA H100, 80GB HBM3, 70000, 81559'\necho 'broken'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
+    found = machine.devices()
+    assert [one.name for one in found] == ["cpu", "cuda:0"]
+    assert (found[1].what, found[1].free) == ("NVIDIA H100, 80GB HBM3", 70000 * 2**20)
+
+
+def test_two_gpus_can_hold_a_model_together(monkeypatch):
+    cards = [Device(f"cuda:{n}", "a GPU", 24 * GB, 24 * GB, True) for n in range(2)]
+    monkeypatch.setattr(machine, "_cards", lambda: cards)
+    places = machine.devices()
+    assert (places[-1].name, places[-1].free) == ("balanced", 48 * GB)
+    assert 'device="balanced"' in fitting(BIG, None, 1, places[1:]).advice
+
+
+def test_the_command_shows_everything(capsys):
+    assert cli.main(["doctor", "--context", "1000", "--at-once", "2"]) == 0
+    shown = capsys.readouterr().out
+    for part in ("── Installed", "── Devices", "processor", "320 KiB a token", "karakuri-demo: 2 x 1,000 tokens"):
+        assert part in shown
+    assert shown.count("next   ") == len(MODELS)
+
+
+def test_the_command_as_json(capsys):
+    assert cli.main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["model"] for one in found["models"]] == [*MODELS]
+    assert found["models"][1]["forms"][0]["kv_bytes_per_token"] == 327_680
+    assert found["devices"][0]["name"] == "cpu"
+
+
+@pytest.mark.parametrize("option", ["--context", "--at-once"])
+def test_wrong_numbers_are_exit_code_2(capsys, option):
+    assert cli.main(["doctor", option, "0"]) == 2
+    assert f"{option} must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_it_runs_without_torch_and_says_so():
+    """In a Python that finds neither torch nor psutil."""
+    program = """
+import importlib.util, sys
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "torch" else real(name, package)
+for name in ("torch", "psutil", "transformers"):
+    sys.modules[name] = None
+from karakuri_integrations.cli import main
+sys.exit(main(["doctor"]))
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert "not installed, so no model runs in this process: pip install" in found.stdout
+    assert "free memory unknown" in found.stdout
+    assert "unknown" in found.stdout.split("karakuri-lm-70b-chat")[1]
+
+
+def test_finding_out_loads_nothing():
+    program = (
+        "import sys, karakuri_integrations.cli; print([m for m in ('torch', 'numpy', 'httpx') if m in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert shown.stdout.strip() == "[]"
