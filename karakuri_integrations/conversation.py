@@ -116,6 +116,9 @@ class Message:
     failed: bool = False
 
 
+_LONGEST_SCOPE: Final = 256
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are chosen, in the field's standard terms.
@@ -123,7 +126,8 @@ class Sampling:
     temperature: 0 is greedy; top_p: 0 < p <= 1; top_k: 0 is off; min_p: 0 <= p <= 1, 0 is off;
     repetition_penalty: > 0, 1 is off; seed: >= 0, None draws a fresh one; stop: strings at which the reply ends, not
     included in it; max_tokens: >= 1, None is the rest of the window; timeout: seconds for the whole call, None is
-    without limit.
+    without limit; cache_scope: what was read of other prompts is reused among calls of the same scope only, such as a
+    tenant's.
 
     Raises:
         OptionError: a value out of its range, named.
@@ -138,6 +142,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
     timeout: float | None = None
+    cache_scope: str | None = None
 
     def __post_init__(self) -> None:
         checked: dict[str, object] = {
@@ -150,9 +155,17 @@ class Sampling:
             "max_tokens": None if self.max_tokens is None else _integer("max_tokens", self.max_tokens, 1),
             "timeout": None if self.timeout is None else _number("timeout", self.timeout, 0.0, math.inf, above=True),
             "stop": _stop(self.stop),
+            "cache_scope": _scope(self.cache_scope),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+
+
+def _scope(value: object) -> str | None:
+    if value is None or (isinstance(value, str) and 0 < len(value) <= _LONGEST_SCOPE):
+        return value
+    what = f"{len(value)} characters" if isinstance(value, str) else f"a {type(value).__name__}"
+    raise OptionError(f"cache_scope must be a text of 1 to {_LONGEST_SCOPE} characters or None, got {what}")
 
 
 def _number(name: str, value: object, low: float, high: float, *, above: bool = False) -> float:

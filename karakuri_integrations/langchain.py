@@ -98,6 +98,8 @@ class ChatKarakuri(BaseChatModel):
             At least 0; None (the default) draws a fresh one when temperature is above 0.
         timeout: float | None
             Seconds for one whole call. Also `request_timeout`.
+        cache_scope: str | None
+            What was read of prompts is reused among calls of one scope only, such as a tenant's. Local models and vLLM.
 
         Each of these can also be set per call, as in
         `llm.invoke(messages, attributes={"verbosity": 1}, max_tokens=50)`; `bind` and `configurable_fields` work too.
@@ -290,6 +292,7 @@ class ChatKarakuri(BaseChatModel):
     max_tokens: int | None = None
     stop: list[str] | None = None
     seed: int | None = None
+    cache_scope: str | None = None
     # None, not False: copies made by configurable_fields set every field, and langchain-core reads a False that was set
     # as "never stream".
     streaming: bool | None = None

@@ -162,6 +162,7 @@ class KarakuriLLM(PreparesTools, StructuredPredict):
     max_tokens: int | None = Field(default=None, description="Tokens of a reply; None is the rest of the window.")
     stop: str | list[str] | None = Field(default=None, description="Where a reply ends; a call's own replaces it.")
     seed: int | None = Field(default=None, description="Makes sampling reproducible.")
+    cache_scope: str | None = Field(default=None, description="What was read is reused within one scope only.")
     context_window: int | None = Field(default=None, description="Tokens of prompt and reply; None is the model's.")
     template: str | None = Field(default=None, description="The prompt family, where the model id does not tell.")
     template_tokens: TemplateTokens = Field(default="escape", description="Template tokens in data.")

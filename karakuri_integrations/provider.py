@@ -51,6 +51,7 @@ SAMPLING_FIELDS: Final = (
     "stop",
     "max_tokens",
     "timeout",
+    "cache_scope",
 )
 
 #: The other fields of both classes that no engine needs.

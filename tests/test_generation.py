@@ -139,7 +139,7 @@ def test_options_are_refused_by_name() -> None:
     [
         {"temperature": -1}, {"temperature": float("nan")}, {"temperature": True}, {"top_p": 0}, {"top_p": 1.1},
         {"top_k": -1}, {"top_k": 1.5}, {"min_p": 2}, {"repetition_penalty": 0}, {"seed": -1}, {"stop": [""]},
-        {"max_tokens": 0}, {"max_tokens": 1.0}, {"timeout": 0},
+        {"max_tokens": 0}, {"max_tokens": 1.0}, {"timeout": 0}, {"cache_scope": ""}, {"cache_scope": 7},
     ],
 )  # fmt: skip
 def test_sampling_refuses_values_out_of_range(bad: dict) -> None:

@@ -125,10 +125,13 @@ class Batch:
 
     def _reuse(self, row: _Row, place: int) -> None:
         ids = row.sequence.ids
-        kept, length = self.prefixes.longest(ids)
+        scope = row.job.sampling.cache_scope
+        kept, length = self.prefixes.longest(ids, scope)
         wanted = np.asarray(ids[:-1], np.int64)
         nearest = None
         for number, other in enumerate(self._rows):
+            if other.job.sampling.cache_scope != scope:
+                continue
             found = common(np.asarray(other.sequence.ids[: other.sequence.read], np.int64), wanted)
             if found > length:
                 nearest, length = number, found
@@ -226,8 +229,9 @@ class Batch:
 
     def _keep(self, row: _Row, place: int) -> None:
         ids = row.sequence.ids[: row.sequence.read]
-        if len(ids) >= _WORTH and not self.prefixes.covers(ids):
-            self.prefixes.keep(ids, self._values.taken(place, len(ids)), row.job.cache_bytes)
+        scope = row.job.sampling.cache_scope
+        if len(ids) >= _WORTH and not self.prefixes.covers(ids, scope):
+            self.prefixes.keep(ids, self._values.taken(place, len(ids)), row.job.cache_bytes, scope)
 
     # --- the model ---
 

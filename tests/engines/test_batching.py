@@ -274,9 +274,27 @@ def test_a_prompt_shares_what_a_running_reply_has_read(checkpoint):
     first.close()
 
 
+def test_scopes_share_nothing(checkpoint):
+    engine, long = plain(checkpoint), "範囲の文書です。" * 60
+
+    def cached(question: str, scope: str | None) -> int:
+        *_, last = engine.stream(prompt_of(long + question), Sampling(max_tokens=4, cache_scope=scope))
+        return last.usage.cache_read
+
+    assert cached("一", "a") < 60  # the tools' and the template's own words may be known
+    assert cached("二", "b") < 60
+    assert cached("三", None) < 60
+    assert cached("四", "a") > 300
+    running = engine.stream(prompt_of(long * 2), Sampling(max_tokens=300, cache_scope="c"))
+    next(running)
+    assert cached("五", "d") < 60
+    running.close()
+
+
 def test_what_is_kept_stays_within_its_memory(checkpoint):
     engine = plain(checkpoint, prefix_cache_mib=1)
     store = batch_of(engine).prefixes
+    store.clear()  # it is the model's, and others have used it
     seen = 0
     for n in range(60):
         answer(engine, f"{n} " * 150, max_tokens=2)

@@ -101,6 +101,12 @@ def test_vllm() -> None:
     }  # fmt: skip
 
 
+def test_the_scope_of_a_cache_is_vllms_salt() -> None:
+    """https://docs.vllm.ai/en/latest/design/prefix_caching.html: only requests of one salt share blocks."""
+    assert body("vllm", Sampling(cache_scope="tenant"))["cache_salt"] == "tenant"
+    assert {one.name for one in SERVERS.values() if "cache_scope" in one.sampling} == {"vllm"}
+
+
 def test_sglang_is_written_as_vllm_without_what_it_does_not_know() -> None:
     expected = body("vllm")
     del expected["add_special_tokens"]
@@ -209,7 +215,7 @@ def test_a_field_that_is_honoured_changes_the_body(server: Server) -> None:
     base = Sampling(temperature=0.7)
     changed = {"temperature": 0.3, "top_p": 0.5, "top_k": 3, "min_p": 0.2, "repetition_penalty": 1.3, "seed": 9}
     turns = (Turn("user", "はい"),)
-    for name, value in {**changed, "stop": ("x",)}.items():
+    for name, value in {**changed, "stop": ("x",), "cache_scope": "tenant"}.items():
         other = dataclasses.replace(base, **{name: value})
         same = server.body(Ask("k", "p", base, 9, 99, turns)) == server.body(Ask("k", "p", other, 9, 99, turns))
         assert same is (name not in server.sampling) or (server.name == "sglang" and name == "seed"), name

@@ -57,7 +57,9 @@ def _wide_body(ask: Ask) -> Json:
 
 
 def _vllm_body(ask: Ask) -> Json:
-    return {**_wide_body(ask), "add_special_tokens": False}  # the text brings its own BOS
+    scope = ask.sampling.cache_scope
+    salt = {} if scope is None else {"cache_salt": scope}
+    return {**_wide_body(ask), **salt, "add_special_tokens": False}  # the text brings its own BOS
 
 
 def _llamacpp_body(ask: Ask) -> Json:
@@ -196,7 +198,7 @@ VLLM: Final = Server(
     read=_read,
     takes_ids=True,
     adds_bos=False,  # add_special_tokens is false in the body
-    sampling=_WIDE,
+    sampling=_WIDE | {"cache_scope"},
     needs_max_tokens=True,
     probes=(Probe("/v1/models", judge_models("vllm")),),
     tokenize=("/tokenize", _prompt_only, _tokens),
