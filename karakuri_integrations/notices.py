@@ -15,6 +15,7 @@ from typing import Final
 __all__ = ["notify", "warn"]
 
 _log = logging.getLogger("karakuri_integrations")
+_log.addHandler(logging.NullHandler())  # where nobody listens, the warning alone is shown
 
 #: Packages that stand between a user's line and ours.
 _BETWEEN: Final = frozenset(

@@ -1,6 +1,8 @@
 """Warnings point at the user's line, and errors of what was passed say the number, the name or the library to mend."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -68,6 +70,12 @@ def test_a_constructors_warning_points_at_the_line_that_made_the_model(make: Any
     with pytest.warns(UserWarning, match="sent to http://.*without encryption") as told:
         make(base_url=f"http://{make.__name__}.example.com/v1", model=REAL, api_key="sk-some-key")
     assert [one.filename for one in told] == [__file__]
+
+
+def test_where_nobody_reads_the_log_a_notice_is_shown_once() -> None:
+    script = "from karakuri_integrations.notices import notify; notify('noticed')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.count("noticed") == 1
 
 
 def test_a_thread_that_is_all_ours_still_warns() -> None:

@@ -43,15 +43,16 @@ DEMO = Path(__file__).parents[2] / "karakuri_integrations" / "demo"
 # --- schemas ---------------------------------------------------------------------------------------------------------
 
 
-def suite(folder: Path) -> Iterator[Schema]:
-    """Each schema of the test suite, as that of a tool's only argument."""
+def groups(folder: Path) -> Iterator[tuple[str, Schema, list[dict[str, Any]]]]:
+    """(name, schema, instances) of the test suite, each schema as that of a tool's only argument."""
     for file in sorted(folder.glob("*.json")):
         for group in json.loads(file.read_text(encoding="utf-8")):
             schema = group["schema"]
             if isinstance(schema, dict):
                 schema = {key: value for key, value in schema.items() if key != "$schema"}
             inner = schema if isinstance(schema, dict) and "$id" in schema else moved(schema, "#/properties/value")
-            yield {"type": "object", "properties": {"value": inner}, "required": ["value"]}
+            whole = {"type": "object", "properties": {"value": inner}, "required": ["value"]}
+            yield f"{file.stem}: {group['description']}", whole, group["tests"]
 
 
 def moved(schema: Any, place: str) -> Any:
@@ -211,13 +212,14 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1000, help="random schemas")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", default="random", help="random, demo, or a checkpoint's folder")
+    parser.add_argument("--quantization", help="nf4, bf16 or fp32; random weights are fp32 by default, others nf4")
     parser.add_argument("--server", help="a server of the embedded model, such as http://127.0.0.1:8080/v1")
     parser.add_argument("--suite", type=Path, help="a folder of the JSON Schema Test Suite, in place of random schemas")
     parser.add_argument("--only", help="one contender, by name")
     parser.add_argument("--show", type=int, default=5, help="how many arguments that do not fit are described")
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
-    schemas = list(suite(asked.suite)) if asked.suite else list(islice(random_schemas(asked.seed), asked.count))
+    schemas = [schema for _, schema, _ in groups(asked.suite)] if asked.suite else _random(asked.seed, asked.count)
     options = {"temperature": 1.0, "max_tokens": LIMIT}
     print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}", flush=True)
     if asked.server:
@@ -229,12 +231,21 @@ def main() -> int:
         from karakuri_integrations.engines import LocalEngine
 
         with checkpoint(asked.weights, asked.seed) as folder:
-            engine = LocalEngine(folder, device="cpu")
+            engine = LocalEngine(folder, device="cpu", quantization=asked.quantization or _usual(asked.weights))
             rows = measure(_chosen(local(engine, options), asked.only), schemas, asked.seed, asked.show)
             engine.close()
     report(rows)
     ours = [row for row in rows if "Karakuri" in row.name]
     return int(any(row.valid < row.finished or row.failed for row in ours))
+
+
+def _random(seed: int, count: int) -> list[Schema]:
+    return list(islice(random_schemas(seed), count))
+
+
+def _usual(weights: str) -> str:
+    """In 4 bits random weights are as random, and slower on a CPU."""
+    return "fp32" if weights == "random" else "nf4"
 
 
 def _chosen(contenders: Sequence[Contender], name: str | None) -> Sequence[Contender]:

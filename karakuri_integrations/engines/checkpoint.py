@@ -22,7 +22,6 @@ from . import hub
 __all__ = ["DEFAULT", "Checkpoint", "Source", "log", "notify", "source_of"]
 
 log = logging.getLogger("karakuri_integrations")
-log.addHandler(logging.NullHandler())
 
 _HUB_ID: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _LARGEST_JSON: Final = 64 * 2**20  # tokenizer.json of a large vocabulary is 20 MiB

@@ -153,9 +153,8 @@ def _property_names(schema: Mapping[str, Any], root: Schema) -> _Change | None:
         return _Change(("propertyNames",), put)
     names = values(rule)
     if names is not None:
-        return _Change(
-            ("propertyNames",), {**put, "properties": {**dict.fromkeys(filter(fits, names), further), **listed}}
-        )
+        named_so = {one: further for one in names if isinstance(one, str) and fits(one)}
+        return _Change(("propertyNames",), {**put, "properties": {**named_so, **listed}})
     expression = _expression(rule)
     if expression is None or (listed and further not in (True, {})):
         return None
@@ -196,14 +195,11 @@ def _dependent(schema: Mapping[str, Any], root: Schema) -> _Change | None:
 
 
 def _if_there(name: str, asked: Any, schema: Mapping[str, Any], root: Schema) -> Schema:
-    there: Schema = {
-        "type": "object",
-        "required": list(dict.fromkeys([name, *asked] if isinstance(asked, list) else [name])),
-    }
-    if (
-        isinstance(asked, Mapping) and asked.get("type", "object") == "object"
-    ):  # one schema, so that its counts see the name
-        there = {**asked, **there, "required": list(dict.fromkeys([name, *(asked.get("required") or ())]))}
+    joined = isinstance(asked, Mapping) and asked.get("type", "object") == "object"
+    names = asked if isinstance(asked, list) else (asked.get("required") or ()) if joined else ()
+    there: Schema = {"type": "object", "required": list(dict.fromkeys([name, *names]))}
+    if joined:  # one schema, so that its counts see the names
+        there = {**asked, **there}
     elif not isinstance(asked, list):
         there = every([there, asked])
     return _or_no("object", [{"type": "object", "properties": {name: False}}, there], schema, root)

@@ -69,7 +69,7 @@ LISTS = ([], [1], ["a"], ["a", "b"], ["b", "a"], ["a", "a"], ["a", 1], [1, "a", 
         {"type": "object", "maxProperties": 1},
         {"type": "object", "properties": {"a": {}}, "maxProperties": 2},
         {"type": "object", "propertyNames": {"maxLength": 0}},
-        {"type": "object", "propertyNames": {"enum": ["b", "c"]}, "additionalProperties": {"type": "integer"}},
+        {"type": "object", "propertyNames": {"enum": ["b", 1, "c"]}, "additionalProperties": {"type": "integer"}},
     ],
 )  # fmt: skip
 def test_objects(schema: dict[str, Any]) -> None:
