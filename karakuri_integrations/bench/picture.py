@@ -46,7 +46,7 @@ def _curve(figures: Sequence[Figure], top: int) -> list[str]:
         y = bottom - line * step * scale
         parts += [
             _line(_LEFT, y, _WIDTH - _RIGHT, y, _PALE),
-            _text(_LEFT - 6, y + 4, number(line * step), anchor="end"),
+            _text(_LEFT - 6, y + 4, f"{line * step:,g}", anchor="end"),
         ]
     places = [_LEFT + wide * (n + 0.5) / len(CURVE) for n in range(len(spreads))]
     points = " ".join(f"{x:.1f},{bottom - one.median * scale:.1f}" for x, one in zip(places, spreads, strict=True))

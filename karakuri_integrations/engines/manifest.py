@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -36,6 +37,7 @@ __all__ = [
 
 MANIFEST: Final = "karakuri-quantization.json"
 _FORMAT: Final = 1
+_PARTS: Final = ".part"
 _SAMPLES: Final = 64
 _SAMPLE_BYTES: Final = 2**16
 _PLAIN_NAME: Final = re.compile(r"[\w][\w.-]*")
@@ -174,7 +176,7 @@ def opened(folder: Path, recipe: Recipe, versions: Mapping[str, str]) -> Manifes
     """
     manifest = read(folder)
     if manifest is None:
-        if any(not _is_part(path) for path in folder.iterdir()):
+        if any(path.name != _PARTS for path in folder.iterdir()):
             raise OptionError(
                 f"the folder {folder.name!r:.80} holds other files and no {MANIFEST}; name one that does not exist yet "
                 "or is empty"
@@ -182,9 +184,7 @@ def opened(folder: Path, recipe: Recipe, versions: Mapping[str, str]) -> Manifes
         manifest = Manifest(recipe, dict(versions))
     else:
         _check_same(folder.name, manifest.recipe, recipe)
-    for path in folder.iterdir():
-        if _is_part(path):
-            path.unlink()
+    shutil.rmtree(folder / _PARTS, ignore_errors=True)  # what a killed run had begun
     intact = {name: one for name, one in manifest.files.items() if is_intact(folder / name, one)}
     return replace(manifest, files=intact, complete=manifest.complete and len(intact) == len(manifest.files))
 
@@ -212,21 +212,26 @@ def summed(path: Path) -> File:
         return File(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def _is_part(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".part")
-
-
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """A name to write a file under; it takes its real name once it is whole and on the disk, and not otherwise."""
-    part = path.with_name(f".{path.name}.part")
+    """A name to write a file under; it takes its real name once it is whole and on the disk, and not otherwise.
+
+    It lies in a folder of its own, because safetensors too writes under a name of its own beside the one it is given.
+    """
+    part = path.parent / _PARTS / path.name
+    part.parent.mkdir(exist_ok=True)
+    part.touch()
+    mode = part.stat().st_mode
     try:
         yield part
+        part.chmod(mode)  # that of a new file; safetensors makes its files unreadable for others
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+        with suppress(OSError):  # another half file is still in it
+            part.parent.rmdir()
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

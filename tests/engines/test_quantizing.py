@@ -291,6 +291,7 @@ real, written = safetensors.torch.save_file, []
 def save_file(tensors, path, metadata):
     if len(written) == 2:  # the third shard: half of it, then the power fails
         Path(path).write_bytes(b"half")
+        Path(path).with_name(".tmp12345").write_bytes(b"half")  # as safetensors does
         os.kill(os.getpid(), signal.SIGKILL)
     written.append(path)
     real(tensors, path, metadata)
@@ -313,7 +314,7 @@ def killed(checkpoint, tmp_path) -> Path:
 def test_a_killed_run_goes_on_with_the_shards_that_are_missing(checkpoint, tmp_path, killed, monkeypatch):
     first = {path.name: path.stat().st_mtime_ns for path in killed.glob("*.safetensors")}
     assert len(first) == 2
-    assert list(killed.glob(".*.part"))
+    assert len(list((killed / ".part").iterdir())) == 2
     with pytest.raises(ModelLoadError, match=r"no config\.json"):
         LocalEngine(killed, device="cpu", template="karakuri-lm-70b-chat-v0.1").report()
     with pytest.raises(OptionError, match="is not finished"):
@@ -325,6 +326,7 @@ def test_a_killed_run_goes_on_with_the_shards_that_are_missing(checkpoint, tmp_p
     assert {name: (killed / name).stat().st_mtime_ns for name in first} == first
     copy_of(checkpoint, tmp_path / "whole", shard_bytes=SMALL)
     assert bytes_of(killed) == bytes_of(tmp_path / "whole")
+    assert {path.stat().st_mode for path in killed.iterdir()} == {(killed / "README.md").stat().st_mode}
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
@@ -393,7 +395,7 @@ def test_a_write_that_fails_leaves_no_half_shard(checkpoint, tmp_path, monkeypat
         patched.setattr(safetensors.torch, "save_file", full)
         with pytest.raises(QuantizationError, match=r"cannot be written \(OSError\).*goes on"):
             copy_of(checkpoint, tmp_path / "copy")
-    assert not list((tmp_path / "copy").glob("*model*"))
+    assert not list((tmp_path / "copy").glob("*model*")) and not (tmp_path / "copy" / ".part").exists()
     assert copy_of(checkpoint, tmp_path / "copy").complete
 
 
