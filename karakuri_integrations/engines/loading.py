@@ -90,10 +90,6 @@ def load(checkpoint: Checkpoint, precision: Precision, device: str) -> Loaded:
     place = _placed(complete, precision, stored, device)
     with progress_shown(sum(one.bytes for one in tensors(complete))):
         model = _from_pretrained(complete, precision, stored, place)
-    if getattr(model, "is_loaded_in_4bit", False):
-        from .fused import hasten  # imports torch and bitsandbytes
-
-        hasten(model)
     report = _report(model, checkpoint.source.name, precision, stored)
     log.info("%s loaded on %s: %d of %d bytes", report.model, report.device, report.weight_bytes, report.bf16_bytes)
     return Loaded(model, report)
