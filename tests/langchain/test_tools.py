@@ -162,7 +162,10 @@ def test_recursive_schemas() -> None:
         ("weather", "tools must be a list of tools, got a str"),
         ({"name": "w"}, "tools must be a list of tools, got a dict"),
         ([weather, 5], r"tools\[1\] of the type int cannot be made a tool: ValueError"),
-        ([{"type": "object", "properties": {}}], r"tools\[0\] of the type dict cannot be made a tool: it has no `name`"),
+        (
+            [{"type": "object", "properties": {}}],
+            r"tools\[0\] of the type dict cannot be made a tool: it has no `name`",
+        ),
         ([{"type": "web_search"}], r"tools\[0\]: a tool of type 'web_search' is run by another provider's servers"),
         ([{"type": "web_search_20250305", "name": "web_search"}], "run by another provider"),
         ([{"type": "custom", "name": "free"}], "a tool of type 'custom' is run by another provider"),
