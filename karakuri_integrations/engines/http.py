@@ -386,6 +386,7 @@ class AsyncResponse:
             data = await self._response.content.readany()
         except (OSError, _client_error(), ValueError) as error:
             failure = _cut(error)
+            error.__traceback__ = None  # of a closed connection it is one object for the whole process, and would grow
             data = self._left()
         finally:
             self._at = float("inf")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -524,15 +525,17 @@ def test_a_drop_is_told_at_once(make: Make, server: Loopback) -> None:
 
 
 @BOTH
-def test_memory_of_the_loops_is_given_back(make: Make, server: Loopback) -> None:
-    """Closed loops, their sessions and their tasks are not kept."""
+@pytest.mark.parametrize("fault", ["", "stall", "drop", "reset", "dead"])
+def test_memory_of_the_loops_is_given_back(make: Make, fault: str, server: Loopback) -> None:
+    """Closed loops, their sessions and their tasks are not kept, however the last stream on them ended."""
     import weakref
 
-    model, loops = make(server), []
+    model, loops = make(server, timeouts={"idle": 0.2, "first_token": 5}, max_retries=0), []
 
     async def one(number: int) -> None:
         loops.append(weakref.ref(asyncio.get_running_loop()))
-        await model.aask(Question(f"m{number}", 3))
+        with nullcontext() if fault == "" else pytest.raises(KarakuriError):
+            await model.aask(Question(f"m{number}{fault}", 3, fault=fault, after=2))
 
     for number in range(6):
         asyncio.run(one(number))
