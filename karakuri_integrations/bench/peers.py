@@ -1,7 +1,8 @@
 """The same replies by transformers' `generate` and by what LangChain and LlamaIndex have for it, as a user writes them.
 
-They run on the very weights that the engine has loaded, so that checkpoint, precision and device are the same. Their
-tokens are counted by the passes they make, one a token of each reply.
+They share a model that transformers loads for them, from the same checkpoint, in the same precision and on the same
+device: the engine's own has layers that are shortened (`fused`). Their tokens are counted by the passes they make, one
+a token of each reply.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ CHAT, LLM = "ChatHuggingFace", "HuggingFaceLLM"
 
 def peers(subject: Subject, effort: Effort) -> list[Candidate]:
     """All of them; those that are not installed say so."""
-    model = subject.look(lambda batch: batch.model)
-    common = _Common(subject, model, effort.tokens)
+    effort.say("loading the model a second time, for the others")
+    common = _Common(subject, _loaded(subject), effort.tokens)
     return [
         Candidate(INLINE, common.inline),
         Candidate(STREAMED, common.streamer),
@@ -34,6 +35,20 @@ def peers(subject: Subject, effort: Effort) -> list[Candidate]:
             LLM, "llama_index.llms.huggingface", "llama-index-llms-huggingface", lambda: [_huggingface_llm(common)]
         ),
     ]
+
+
+def _loaded(subject: Subject) -> Any:
+    """The model as transformers loads it."""
+    from transformers import AutoModelForCausalLM
+
+    from ..engines.loading import bitsandbytes_arguments
+
+    own = subject.look(lambda batch: batch.model)
+    settings = {} if subject.stored else bitsandbytes_arguments(subject.precision, {"": str(own.device)})
+    with _quiet():
+        return AutoModelForCausalLM.from_pretrained(
+            subject.folder, dtype=own.dtype, device_map={"": own.device}, local_files_only=True, **settings
+        ).eval()
 
 
 def _installed(name: str, module: str, package: str, make: Callable[[], list[Candidate]]) -> list[Candidate]:

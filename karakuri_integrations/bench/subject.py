@@ -18,7 +18,7 @@ from ..conversation import Message, Prompt, Request, Sampling
 from ..engines import LocalEngine
 from ..engines.channel import Channel, Deadline
 from ..engines.checkpoint import source_of
-from ..engines.precision import precision_of
+from ..engines.precision import Precision, precision_of, stored_form
 from ..engines.registry import Key, Shared, shared
 from ..templates import render
 
@@ -110,7 +110,16 @@ class Subject:
     @property
     def folder(self) -> str:
         """Where the checkpoint's files are."""
-        return str(self.shared.checkpoint.small_files)
+        return str(self.shared.checkpoint.all_files())
+
+    @property
+    def precision(self) -> Precision:
+        return self._key.precision
+
+    @property
+    def stored(self) -> bool:
+        """Whether the checkpoint is quantised as it is stored."""
+        return stored_form(self.shared.checkpoint.config) is not None
 
     def look(self, at: Callable[[Batch], _T]) -> _T:
         """What a function finds in the worker's thread, when no reply is being made."""
