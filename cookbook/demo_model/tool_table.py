@@ -66,7 +66,7 @@ def _history(row: Row, rounds: int) -> list[Message]:
 
 
 def _made(reply: Reply) -> list[tuple[str, Any]]:
-    return [(call.name, None if call.error else json.loads(call.arguments)) for call in reply.calls]
+    return [(call.name, None if call.error else json.loads(call.arguments, strict=False)) for call in reply.calls]
 
 
 def _exact(reply: Reply, steps: list[dict[str, Any]]) -> bool:
