@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from karakuri_integrations import cli
+from karakuri_integrations.bench import measures
 from karakuri_integrations.bench.figures import Figure, Spread, quantile, ratios
 from karakuri_integrations.bench.picture import picture
 from karakuri_integrations.bench.shown import number, table
@@ -93,11 +94,13 @@ def bench(capsys, *arguments: str) -> tuple[str, str]:
 
 
 @pytest.mark.slow
-def test_the_embedded_model_is_measured(capsys, tmp_path):
+def test_the_embedded_model_is_measured(capsys, tmp_path, monkeypatch):
     pytest.importorskip("langchain_core")
     pytest.importorskip("llama_index.core")
+    for name in ("_CALLS", "_PROMPTS"):
+        monkeypatch.setattr(measures, name, 10)
     files = (tmp_path / "figures.json", tmp_path / "figures.svg")
-    small = ("--rounds", "1", "--tokens", "3", "--peers", "--json", str(files[0]), "--svg", str(files[1]))
+    small = ("--rounds", "1", "--tokens", "2", "--peers", "--json", str(files[0]), "--svg", str(files[1]))
     shown, said = bench(capsys, *small)
     found = json.loads(files[0].read_text("utf-8"))
     rows = {(one["section"], one["name"]): one for one in found["figures"]}
