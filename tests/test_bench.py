@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from karakuri_integrations import cli
+from karakuri_integrations.bench import measures
 from karakuri_integrations.bench.figures import Figure, Spread, quantile, ratios
 from karakuri_integrations.bench.picture import picture
 from karakuri_integrations.bench.shown import number, table
@@ -93,11 +94,14 @@ def bench(capsys, *arguments: str) -> tuple[str, str]:
 
 
 @pytest.mark.slow
-def test_the_embedded_model_is_measured(capsys, tmp_path):
+def test_the_embedded_model_is_measured(capsys, tmp_path, monkeypatch):
     pytest.importorskip("langchain_core")
     pytest.importorskip("llama_index.core")
+    for name in ("_CALLS", "_PROMPTS"):
+        monkeypatch.setattr(measures, name, 10)
+    monkeypatch.setattr(measures, "AT_ONCE", 6)
     files = (tmp_path / "figures.json", tmp_path / "figures.svg")
-    small = ("--rounds", "1", "--tokens", "3", "--peers", "--json", str(files[0]), "--svg", str(files[1]))
+    small = ("--rounds", "1", "--tokens", "2", "--peers", "--json", str(files[0]), "--svg", str(files[1]))
     shown, said = bench(capsys, *small)
     found = json.loads(files[0].read_text("utf-8"))
     rows = {(one["section"], one["name"]): one for one in found["figures"]}
@@ -122,7 +126,7 @@ def test_the_embedded_model_is_measured(capsys, tmp_path):
     curve = [name for section, name in rows if section == "Several at once"]
     assert curve[:5] == ["one after another", "2 at once", "4 at once", "8 at once", "16 at once"]
     assert {"ChatKarakuri.batch", "ChatKarakuri.abatch", "KarakuriLLM.achat, gathered"} <= set(curve)
-    assert all(rows["Several at once", name]["same"][1] == 32 for name in curve[1:])
+    assert all(rows["Several at once", name]["same"][1] == 12 for name in curve[1:])
 
     reused = rows["Prompts that begin alike", "question 20 on a document, reused"]
     assert int(re.match(r"\d+", reused["note"])[0]) > 1800
