@@ -9,7 +9,6 @@ alike begins there. Runs in a model's worker thread, which imports it; imports t
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -86,9 +85,14 @@ class Batch:
         """Begin a reply, from the longest beginning that is known."""
         row = _Row(job)
         place = len(self._rows)
-        self._values.reserve(place + 1, len(job.prompt_ids) + min(job.limit, _MARGIN))
-        if job.cache_bytes:
-            self._reuse(row, place)
+        try:
+            self._reserve(place + 1, len(job.prompt_ids) + min(job.limit, _MARGIN))
+            if job.cache_bytes:
+                self._reuse(row, place)
+        except Exception:
+            if not self._rows:  # no step will come that frees what was made
+                self._values.clear()
+            raise
         if row.sequence.unread > 1:
             self._reading = row
         else:
@@ -130,7 +134,7 @@ class Batch:
         wanted = np.asarray(ids[:-1], np.int64)
         nearest = None
         for number, other in enumerate(self._rows):
-            if other.job.sampling.cache_scope != scope:
+            if other.job.sampling.cache_scope != scope or not other.job.cache_bytes:
                 continue
             found = common(np.asarray(other.sequence.ids[: other.sequence.read], np.int64), wanted)
             if found > length:
@@ -203,7 +207,6 @@ class Batch:
             return work()
         except Exception as error:  # noqa: BLE001  # it goes to the consumer
             failure, clean = translate(error)
-            traceback.clear_frames(error.__traceback__)
         row.failed = True
         clean()
         row.job.channel.put(failure)
@@ -213,7 +216,8 @@ class Batch:
         """Take a reply out, keep what it has read, and close the gap."""
         row.sequence.forget()
         place = len(self._rows) if row is self._reading else self._rows.index(row)
-        if row.failed:
+        # The logits of a prompt that was not read to its end have not been looked at.
+        if row.failed or (row is self._reading and not self._values.sound(place, row.sequence.read)):
             self._values.wipe(place)
         elif row.job.cache_bytes:
             self._keep(row, place)
@@ -229,16 +233,20 @@ class Batch:
 
     def _keep(self, row: _Row, place: int) -> None:
         ids = row.sequence.ids[: row.sequence.read]
-        scope = row.job.sampling.cache_scope
-        if len(ids) >= _WORTH and not self.prefixes.covers(ids, scope):
-            self.prefixes.keep(ids, self._values.taken(place, len(ids)), row.job.cache_bytes, scope)
+        scope, budget = row.job.sampling.cache_scope, row.job.cache_bytes
+        if len(ids) < _WORTH or self._values.size(len(ids)) > budget or self.prefixes.covers(ids, scope):
+            return
+        try:
+            self.prefixes.keep(ids, self._values.taken(place, len(ids)), budget, scope)
+        except (MemoryError, RuntimeError):  # a full device: nobody fails for what would only have been good to have
+            self.prefixes.clear()
 
     # --- the model ---
 
     def _forward(self, first: int, new: list[list[int]], starts: list[int], wanted: int) -> Any:
         """Logits of the last `wanted` new columns, (rows, wanted, vocabulary). Shorter rows are filled on the right."""
         count = max(map(len, new))
-        self._values.reserve(first + len(new), max(starts) + count)
+        self._reserve(first + len(new), max(starts) + count)
         ids = torch.tensor([[*one, *[0] * (count - len(one))] for one in new], device=self._device)
         positions = torch.tensor([[*range(start, start + count)] for start in starts], device=self._device)
         with torch.inference_mode():
@@ -254,6 +262,12 @@ class Batch:
             )
         self._stepped()
         return output.logits
+
+    def _reserve(self, rows: int, columns: int) -> None:
+        """Room for this beside all that was read."""
+        everyone = self._everyone()
+        columns = max([columns, *(one.sequence.read for one in everyone)])
+        self._values.reserve(max(rows, len(everyone)), columns, self._most)
 
     def _mask(self, positions: Any, starts: list[int]) -> Any:
         """Which columns each new token sees, (rows, 1, new, columns). Without it, transformers knows or all is seen."""

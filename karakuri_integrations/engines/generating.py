@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -93,6 +94,7 @@ class Reporting:
 
 def translate(error: BaseException) -> tuple[EngineError, Callable[[], None]]:
     """The error to raise for what went wrong in a worker, and what cleans up after it."""
+    _let_go(error)
     if isinstance(error, EngineError):
         return error, _nothing
     if isinstance(error, KarakuriError):
@@ -107,6 +109,22 @@ def translate(error: BaseException) -> tuple[EngineError, Callable[[], None]]:
             _free_memory,
         )
     return _caused(error), _nothing
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Take from an error the frames of the worker: they hold the model, for as long as somebody keeps the error.
+
+    Where it was is noted as text, without messages and values. Frames that still run cannot be cleared.
+    """
+    seen = set[int]()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if error.__traceback__ is not None:
+            if not isinstance(error, KarakuriError):
+                error.add_note("In the engine's worker:\n" + "".join(traceback.format_tb(error.__traceback__)))
+            traceback.clear_frames(error.__traceback__)
+            error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _caused(error: BaseException) -> WorkerError:

@@ -20,7 +20,7 @@ _COLUMNS: Final = 128  # columns are added in multiples of this
 
 
 class KeyValues:
-    """Room for rows and columns, which grows as it is asked for. Freed by `clear`."""
+    """Room for rows and columns, as it is asked for. Freed by `clear`."""
 
     def __init__(self) -> None:
         self._layers: list[list[Any]] = []
@@ -30,21 +30,38 @@ class KeyValues:
     def bytes(self) -> int:
         return sum(int(one.nbytes) for layer in self._layers for one in layer)
 
-    def reserve(self, rows: int, columns: int) -> None:
-        """Make room; what is there stays. Doubled, so that a long reply is copied a few times only."""
+    def reserve(self, rows: int, columns: int, most: int) -> None:
+        """Make room; what is there in so many rows and columns stays. Raises what the device raises when it is full.
+
+        Rows are doubled and columns get half as many again, so that a long reply is copied a few times only; but not
+        beyond `most` rows times columns: then it becomes what is asked for, and columns nobody needs are given up.
+        """
         if rows <= self._rows and columns <= self._columns:
             return
-        if rows > self._rows:
-            self._rows = max(rows, 2 * self._rows if self._rows > 1 else rows)
-        if columns > self._columns:
-            self._columns = -(-max(columns, self._columns * 3 // 2) // _COLUMNS) * _COLUMNS
-        for layer in self._layers:
-            layer[:] = [self._grown(one) for one in layer]
+        many, wide = self._rows, self._columns
+        if rows > many:
+            many = max(rows, 2 * many if many > 1 else rows)
+        if columns > wide:
+            wide = _rounded(max(columns, wide * 3 // 2))
+        if many * wide > most:
+            many, wide = rows, _rounded(columns)
+        self._resize(many, wide)
 
-    def _grown(self, old: Any) -> Any:
+    def _resize(self, rows: int, columns: int) -> None:
+        self._rows, self._columns = rows, columns
+        try:
+            for layer in self._layers:
+                layer[:] = [self._resized(one) for one in layer]
+        except BaseException:  # some have their new size, some not: what is true of all
+            shapes = [one.shape for layer in self._layers for one in layer]
+            self._rows, self._columns = min(one[0] for one in shapes), min(one[2] for one in shapes)
+            raise
+
+    def _resized(self, old: Any) -> Any:
         # Zeros, not `empty`: a hidden column counts with weight 0, and 0 times NaN is NaN.
         new = old.new_zeros((self._rows, old.shape[1], self._columns, old.shape[3]))
-        new[: old.shape[0], :, : old.shape[2]] = old
+        rows, columns = min(len(old), self._rows), min(old.shape[2], self._columns)
+        new[:rows, :, :columns] = old[:rows, :, :columns]
         return new
 
     def layer(self, number: int, like: Any) -> list[Any]:
@@ -71,6 +88,14 @@ class KeyValues:
             for one in layer:
                 one[target, :, :length] = one[source, :, :length]
 
+    def sound(self, row: int, length: int) -> bool:
+        """Whether a row's first columns are numbers. What is none in a layer is none in all behind it."""
+        return not length or all(bool(one[row, :, :length].isfinite().all()) for one in self._layers[-1])
+
+    def size(self, length: int) -> int:
+        """Bytes of so many columns of one row."""
+        return sum(int(one[0, :, 0].nbytes) for layer in self._layers for one in layer) * length
+
     def wipe(self, row: int) -> None:
         """Zeros in a row that may hold numbers that are none: hidden ones would still spoil what is beside them."""
         for layer in self._layers:
@@ -81,6 +106,10 @@ class KeyValues:
         """Free the memory."""
         self._layers.clear()
         self._rows = self._columns = 0
+
+
+def _rounded(columns: int) -> int:
+    return -(-columns // _COLUMNS) * _COLUMNS
 
 
 class Pass(Cache):  # type: ignore[misc]

@@ -12,7 +12,6 @@ import copy
 import os
 import threading
 import time
-import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -69,7 +68,8 @@ class Worker(Generic[LoadedT]):
 
     Args:
         load: makes the loaded model; called in the thread.
-        translate: the error to raise for an exception of a job, and what cleans up after it.
+        translate: the error to raise for an exception of a job, and what cleans up after it; it takes the frames of
+            this thread from the exception, so that who keeps the error does not keep the model.
         after: a worker that must have ended before this one loads.
     """
 
@@ -189,7 +189,6 @@ class Worker(Generic[LoadedT]):
             work()
         except BaseException as error:  # noqa: BLE001  # it goes to the consumers
             failure, clean = self._translate(error)
-            traceback.clear_frames(error.__traceback__)  # a caught error must not keep tensors alive
         if failure is None or clean is None:
             return
         concerned = [job] if job is not None else loaded[0].drop()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import threading
+import weakref
 
 import numpy as np
 import pytest
+import torch
 
 from karakuri_integrations.conversation import Control, Prompt, Sampling
-from karakuri_integrations.engines import LocalEngine
+from karakuri_integrations.engines import LocalEngine, decoding
+from karakuri_integrations.engines.key_values import KeyValues
 from karakuri_integrations.engines.lookup import Lookup
 from karakuri_integrations.engines.prefixes import Prefixes, common
-from karakuri_integrations.errors import NumericalError
+from karakuri_integrations.errors import DeadlineError, DeviceMemoryError, EngineError, NumericalError, WorkerError
 
 from .conftest import answer, loaded_model, prompt_of
 from .test_cancel import Gate
@@ -98,8 +102,6 @@ def test_replies_join_one_that_runs(checkpoint, alone):
 
 
 def test_a_reply_that_fails_in_a_batch_fails_alone(checkpoint, alone):
-    import torch
-
     right = [answer(alone, one, max_tokens=20) for one in QUESTIONS[:4]]
     engine = plain(checkpoint, prefix_cache_mib=0)
     model = loaded_model(engine)
@@ -194,8 +196,6 @@ def test_no_more_join_than_the_memory_holds(checkpoint, alone):
 
 def test_numbers_that_are_none_stay_in_their_row(checkpoint, alone):
     """What a failed reply leaves behind lies under the columns of the others, hidden; 0 times NaN is NaN."""
-    import torch
-
     right = [answer(alone, QUESTIONS[n], max_tokens=40) for n in (0, 5)]
     engine = plain(checkpoint, prefix_cache_mib=0)
     model = loaded_model(engine)
@@ -413,3 +413,147 @@ def test_guesses_that_are_wrong_rest():
         lookup.learn(len(ids), 4, 0)
     assert lookup.guess(ids, 4) == []
     assert lookup.guess(ids * 4, 4)
+
+
+# What fails, and what it leaves
+
+
+def test_errors_that_are_kept_do_not_keep_the_model(checkpoint):
+    engine = plain(checkpoint)
+    model = loaded_model(engine)
+    ghost, kept = weakref.ref(model), []
+
+    def poison(_module, _given, output):
+        output.logits[:] = torch.nan
+
+    def fail(_module, _given, _output):
+        raise ValueError
+
+    for what in (poison, fail):
+        hook = model.register_forward_hook(what)
+        with pytest.raises(EngineError) as caught:
+            answer(engine)
+        kept.append(caught.value)
+        hook.remove()
+    assert any("in _forward" in one for one in kept[1].__cause__.__notes__)
+    del model, hook, caught, what
+    engine.close()
+    gc.collect()
+    assert ghost() is None
+
+
+def test_room_that_could_not_be_made_leaves_what_is_there():
+    """Of two layers the first has grown when the device is full."""
+    values = KeyValues()
+    values.reserve(1, 100, 10**6)
+    for number in range(2):
+        for one in values.layer(number, torch.ones(1, 1, 1, 1)):
+            one[0, :, :100] = number + 1
+    resized, calls = values._resized, []
+
+    def full(old):
+        calls.append(old)
+        if len(calls) > 2:
+            raise MemoryError
+        return resized(old)
+
+    values._resized = full
+    with pytest.raises(MemoryError):
+        values.reserve(3, 500, 10**6)
+    values._resized = resized
+    for rows, columns in ((2, 300), (4, 700)):
+        values.reserve(rows, columns, 10**6)
+        for number in range(2):
+            for one in values.layer(number, None):
+                assert one.shape[0] >= rows and one.shape[2] >= columns
+                assert one[0, 0, :100, 0].tolist() == [number + 1] * 100
+
+
+def test_room_beyond_the_memory_is_made_as_asked_for_only():
+    values = KeyValues()
+    values.reserve(1, 4000, 10**6)
+    values.layer(0, torch.ones(1, 1, 1, 1))[0][0, :, :200] = 7
+    values.reserve(9, 300, 9 * 400)  # the long one has left
+    one = values.layer(0, None)[0]
+    assert (one.shape[0], one.shape[2]) == (9, 384)
+    assert one[0, 0, :200, 0].tolist() == [7] * 200
+
+
+def test_a_device_that_is_full_when_a_reply_is_kept_fails_nobody(checkpoint, alone, monkeypatch):
+    right = [answer(alone, one, max_tokens=20 + 9 * n) for n, one in enumerate(QUESTIONS[:3])]
+    engine = plain(checkpoint)
+    loaded_model(engine)
+
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(KeyValues, "taken", full)
+    calls = [lambda n=n, one=one: answer(engine, one, max_tokens=20 + 9 * n) for n, one in enumerate(QUESTIONS[:3])]
+    assert at_once(calls) == right
+
+
+def test_what_is_too_large_to_be_kept_is_not_copied(checkpoint, monkeypatch):
+    engine = plain(checkpoint, prefix_cache_mib=1)
+    loaded_model(engine)
+    taken, lengths = KeyValues.taken, []
+    monkeypatch.setattr(KeyValues, "taken", lambda *given: (lengths.append(given[2]), taken(*given))[1])
+    answer(engine, "長い文書です。" * 250, max_tokens=2)
+    loaded_model(engine)  # it has left
+    assert lengths == []
+    answer(engine, "短い文書です。" * 9, max_tokens=2)
+    loaded_model(engine)
+    assert len(lengths) == 1
+
+
+def test_a_call_that_cannot_join_fails_alone_and_leaves_no_memory(checkpoint, alone, monkeypatch):
+    right = answer(alone, max_tokens=40)
+    engine = plain(checkpoint, prefix_cache_mib=0)
+    batch, long = batch_of(engine), "長い文書です。" * 100
+    resized = KeyValues._resized
+
+    def full(self, old):
+        if self._columns > 600:
+            raise MemoryError
+        return resized(self, old)
+
+    running = engine.stream(prompt_of(), Sampling(max_tokens=40))
+    got = next(running).text
+    monkeypatch.setattr(KeyValues, "_resized", full)
+    with pytest.raises(DeviceMemoryError):
+        answer(engine, long)
+    assert got + "".join(one.text for one in running) == right
+    monkeypatch.setattr(Prefixes, "longest", lambda *_: 1 / 0)
+    with pytest.raises(WorkerError):
+        answer(plain(checkpoint), long)
+    assert (batch._values._rows, batch._values._columns) == (0, 0)
+
+
+def test_a_prompt_that_is_left_half_read_leaves_no_wrong_numbers(checkpoint, monkeypatch):
+    """They would spoil every call that begins alike, and the columns that others do not see."""
+    engine = plain(checkpoint)
+    batch, model = batch_of(engine), loaded_model(engine)
+    monkeypatch.setattr(decoding, "PREFILL_CHUNK", 32)
+    batch.prefixes.clear()
+    layer, long = model.model.layers[0].self_attn.v_proj, "途中の文書です。" * 60
+
+    def poison(_module, _given, output):
+        output[:] = torch.nan
+
+    gate, hook = Gate(model), layer.register_forward_hook(poison)
+    with pytest.raises(DeadlineError):
+        threading.Timer(0.5, gate.permit, (3,)).start()
+        answer(engine, long, timeout=0.4)
+    wait_until(lambda: gate.passes)
+    hook.remove()
+    gate.open()
+    loaded_model(engine)
+    gate.remove()
+    assert answer(engine, long)
+
+
+def test_a_call_that_keeps_nothing_gives_nothing_either(checkpoint):
+    careful, other, long = plain(checkpoint, prefix_cache_mib=0), plain(checkpoint), "秘密の文書です。" * 60
+    running = careful.stream(prompt_of(long + "一"), Sampling(max_tokens=300))
+    next(running)
+    assert usage(other, prompt_of(long + "二")).cache_read < 60
+    running.close()
