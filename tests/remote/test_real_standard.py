@@ -12,9 +12,6 @@ from karakuri_integrations.langchain import ChatKarakuri
 
 pytestmark = pytest.mark.slow
 SERDES = 'the suite loads with allowed_objects="all", which admits langchain-core\'s own classes only'
-TWICE = (
-    "the weights in bf16 ask for San Francisco and for CA, as LocalEngine(quantization='none') does; in NF4 they do not"
-)
 
 
 class _Served:
@@ -56,8 +53,3 @@ class TestIntegration(_Served, ChatModelIntegrationTests):
     @property
     def supports_anthropic_inputs(self) -> bool:
         return True
-
-    @pytest.mark.xfail(reason=TWICE, strict=True)
-    @pytest.mark.parametrize("model", [{}, {"output_version": "v1"}], indirect=True)
-    def test_agent_loop(self, model: BaseChatModel) -> None:
-        super().test_agent_loop(model)
