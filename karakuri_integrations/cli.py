@@ -88,7 +88,7 @@ def _fail(error: Exception, options: argparse.Namespace, code: int = FAILED) -> 
 def _spelled(text: str, options: argparse.Namespace) -> str:
     """The text with options as the command writes them: `local_files_only=True` is `--local-files-only` here."""
     names = [name for name in vars(options) if name not in _NO_OPTIONS]
-    long = [name for name in names if "_" in name]  # no other word is written like these
+    long = [name for name in names if "_" in name] or ["(?!)"]  # no other word is written like these; or no match
 
     def spell(found: re.Match[str]) -> str:
         name, value = found[1] or found[3], found[2] or ""

@@ -63,11 +63,11 @@ class Prefixes:
         for number, one in list(self._kept.items()):
             if one.scope == scope and len(one.ids) <= len(new.ids) and common(one.ids, new.ids) == len(one.ids):
                 self._drop(number)
+        while self.bytes + new.bytes > budget:
+            self._drop(next(iter(self._kept)))
         self._kept[self._next] = new
         self._next += 1
         self.bytes += new.bytes
-        while self.bytes > budget:
-            self._drop(next(iter(self._kept)))
 
     def covers(self, ids: Sequence[int], scope: str | None = None) -> bool:
         """Whether something that is kept begins with all of these ids."""
