@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Owned", "aclose", "aclosing"]
+__all__ = ["Owned", "aclosing"]
 
 _T = TypeVar("_T")
 
@@ -37,7 +37,12 @@ class Owned(AsyncGenerator[_T, None]):
         return self._stream.athrow(*error) if self._started else self._untold(self._stream.athrow, *error)
 
     async def aclose(self) -> None:
-        await aclose(self._stream)
+        """Close it, unless somebody is closing it at this moment."""
+        try:
+            await self._stream.aclose()
+        except RuntimeError:
+            if not getattr(self._stream, "ag_running", False):
+                raise
 
     def _untold(self, step: Any, *given: Any) -> Awaitable[_T]:
         # Python calls the hooks of the running loop where a generator's first step is asked for, before it is awaited.
@@ -48,15 +53,6 @@ class Owned(AsyncGenerator[_T, None]):
             return step(*given)  # type: ignore[no-any-return]
         finally:
             sys.set_asyncgen_hooks(*hooks)
-
-
-async def aclose(stream: Any) -> None:
-    """Close an async generator, unless somebody is closing it at this moment."""
-    try:
-        await stream.aclose()
-    except RuntimeError:
-        if not getattr(stream, "ag_running", False):
-            raise
 
 
 class aclosing(Generic[_T]):  # noqa: N801  # named as contextlib's

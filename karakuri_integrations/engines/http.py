@@ -423,10 +423,6 @@ class AsyncResponse:
         self._late = True
         self._response.close()
 
-    def at_end(self) -> bool:
-        """Whether the end of the body has arrived, so that reading cannot wait."""
-        return self._response.content.at_eof()
-
     def finish(self) -> None:
         """As SyncResponse.finish."""
         self._stop_watching()
