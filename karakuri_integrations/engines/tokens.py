@@ -22,6 +22,9 @@ from .safety import check_files, check_versions
 
 __all__ = ["TextStream", "Tokens", "load_tokenizer"]
 
+# `Tokenizer.encode` holds the interpreter's lock all the time (half a second for a megabyte), a batch does not; but the
+# first batch switches tokenizers' own threads on, which warn in every process forked later.
+_SHORT: Final = 10_000
 _BYTE: Final = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -105,7 +108,10 @@ class Tokens:
             )
         if not text:
             return []
-        return list((self._first if first else self._after).encode(text, add_special_tokens=False).ids)
+        tokenizer = self._first if first else self._after
+        if len(text) > _SHORT:
+            return list(tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
     def bytes_of(self, token: int) -> bytes:
         """What a token writes where it follows other text; nothing for a special token."""
