@@ -9,7 +9,7 @@ alike begins there. Runs in a model's worker thread, which imports it; imports t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -17,9 +17,12 @@ import torch
 
 from . import decoding
 from .decoding import Sequence
+from .drafting import Draft, DraftGuesser
 from .generating import Generation, Output, translate
+from .guessing import Guesser
 from .key_values import KeyValues, Pass
 from .loading import Loaded
+from .lookup import Lookup
 from .memory import cache_per_token, free_ram
 from .prefixes import Prefixes, common
 
@@ -35,9 +38,10 @@ _WORTH: Final = 16  # a shared beginning of fewer tokens is read again
 class _Row:
     """One reply in the batch."""
 
-    def __init__(self, job: Generation) -> None:
+    def __init__(self, job: Generation, draft: Draft | None) -> None:
         self.job = job
-        self.sequence = Sequence(job.prompt_ids, job.sampling, job.limit, job.eos, job.constraint)
+        guessers = (*_guessers(job, draft),)
+        self.sequence = Sequence(job.prompt_ids, job.sampling, job.limit, job.eos, job.constraint, guessers)
         self.output = Output(job, self.sequence)
         self.failed = False
 
@@ -54,7 +58,8 @@ class _Row:
 class Batch:
     """A loaded model and the replies that it is making."""
 
-    def __init__(self, loaded: Loaded, stepped: Any) -> None:
+    def __init__(self, loaded: Loaded, stepped: Any, draft: Draft | None = None) -> None:
+        self._draft = draft
         self.model, self.report = loaded.model, loaded.report
         self._stepped = stepped
         self._device = loaded.model.get_input_embeddings().weight.device
@@ -83,7 +88,7 @@ class Batch:
 
     def join(self, job: Generation) -> None:
         """Begin a reply, from the longest beginning that is known."""
-        row = _Row(job)
+        row = _Row(job, self._draft)
         place = len(self._rows)
         try:
             self._reserve(place + 1, len(job.prompt_ids) + min(job.limit, _MARGIN))
@@ -111,6 +116,8 @@ class Batch:
             self._decode()
         if not self._rows and self._reading is None:
             self._values.clear()
+            if self._draft is not None:
+                self._draft.rest()
 
     def drop(self) -> list[Generation]:
         """Forget all replies after a failure, and what they had read."""
@@ -120,6 +127,8 @@ class Batch:
         self._rows, self._reading = [], None
         self._values.clear()
         self.prefixes.clear()
+        if self._draft is not None:
+            self._draft.clear()
         return jobs
 
     def _everyone(self) -> list[_Row]:
@@ -170,10 +179,7 @@ class Batch:
     def _decode(self) -> None:
         rows, alone = list(self._rows), len(self._rows) == 1
         began = time.perf_counter()
-        new = [
-            [*one.sequence.ids[one.sequence.read :], *one.sequence.prepare(alone and one.job.prompt_lookup)]
-            for one in rows
-        ]
+        new = [[*one.sequence.ids[one.sequence.read :], *one.sequence.prepare(alone)] for one in rows]
         starts = [one.sequence.read for one in rows]
         longest = max(map(len, new))
         logits = self._forward(0, new, starts, longest - rows[0].sequence.unread + 1 if alone else longest)
@@ -276,6 +282,14 @@ class Batch:
         if self._sliding:
             seen &= columns > positions[:, None, :, None] - self._sliding
         return seen
+
+
+def _guessers(job: Generation, draft: Draft | None) -> Iterator[Guesser]:
+    """What is copied is guessed best by looking it up, which costs nothing; the draft model guesses the rest."""
+    if job.prompt_lookup:
+        yield Lookup()
+    if draft is not None:
+        yield DraftGuesser(draft, job.sampling.cache_scope, bool(job.cache_bytes))
 
 
 def _tokens_that_fit(model: Any) -> int:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..conversation import Sampling
 from ..errors import NumericalError
-from .lookup import Lookup
 
 if TYPE_CHECKING:
     from .grammars import Constraint
+    from .guessing import Guesser
 
 __all__ = ["PREFILL_CHUNK", "Sampler", "Sequence"]
 
@@ -109,6 +109,7 @@ class Sequence:
         limit: int,
         ends: frozenset[int],
         constraint: Constraint | None = None,
+        guessers: Ids[Guesser] = (),
     ) -> None:
         self.ids = list(prompt_ids)
         self.read = 0
@@ -120,7 +121,8 @@ class Sequence:
         self._sampler: Sampler | None = None
         self._constraint = constraint
         self._mask: Future[Any] | None = None
-        self._lookup = Lookup()
+        self._guessers = guessers
+        self._guesser: Guesser | None = None  # whose guesses these are
         self._guesses: list[int] = []
 
     @property
@@ -153,7 +155,11 @@ class Sequence:
 
         Guesses are for a reply that has the pass to itself: then more tokens in it cost little.
         """
-        self._guesses = self._lookup.guess(self.ids, self._limit - self.made - 1) if guess else []
+        self._guesses, self._guesser = [], None
+        for one in self._guessers if guess else ():
+            self._guesses, self._guesser = one.guess(self.ids, self._limit - self.made - 1), one
+            if self._guesses:
+                break
         if self._constraint is not None:
             self._mask = self._constraint.beside(self._constraint.allowed)
         return self._guesses
@@ -184,8 +190,8 @@ class Sequence:
             if self.made >= self._limit or not self._ends.isdisjoint(found):
                 break
         self.read = length + right
-        if self._guesses:
-            self._lookup.learn(len(self.ids), len(self._guesses), right)
+        if self._guesses and self._guesser is not None:
+            self._guesser.learn(len(self.ids), len(self._guesses), right)
         return new
 
     def took(self, token: int | None) -> list[int]:

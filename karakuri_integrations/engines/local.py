@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..conversation import Piece, Prompt, Sampling
@@ -18,7 +19,7 @@ from ..errors import ContextOverflowError, MessageError, MissingDependencyError,
 from ..templates import Family, family_of_checkpoint, family_of_model, family_of_template, unknown_model
 from ..threads import in_thread
 from .channel import Channel, Deadline
-from .checkpoint import source_of
+from .checkpoint import Source, source_of
 from .generating import Generation, Reporting
 from .grammars import Constraint
 from .loading import Report
@@ -56,6 +57,10 @@ class LocalEngine:
             begin alike; 0 keeps and reuses none.
         prompt_lookup: a reply that is made alone guesses from the text what comes next, and reads several tokens at
             once where the guess is right. What is generated stays the same.
+        draft_model: a smaller model (hub id or folder) with the same vocabulary, which guesses what a reply that is
+            made alone says next; loaded beside the model, in the same precision on the same device. What is generated
+            stays the same. A model is loaded once for each draft model that it is used with.
+        draft_revision: as `revision`, for a draft model from the hub.
 
     Construction loads nothing. The model is loaded for the first call, once per process for the same source,
     quantization and device, whatever number of engines, copies and unpickled copies ask for it; `close` frees it for
@@ -81,6 +86,8 @@ class LocalEngine:
         max_batch: int = 16,
         prefix_cache_mib: int = 256,
         prompt_lookup: bool = True,
+        draft_model: str | os.PathLike[str] | None = None,
+        draft_revision: str | None = None,
     ) -> None:
         if not isinstance(device, str) or not _DEVICE.fullmatch(device):
             raise OptionError(f"device must be auto, cpu, cuda, cuda:<number> or balanced, got {device!r:.40}")
@@ -93,7 +100,8 @@ class LocalEngine:
             raise OptionError(f"prompt_lookup must be True or False, got {prompt_lookup!r:.40}")
         self._prompt_lookup = prompt_lookup
         source = source_of(model, revision, cache_dir, bool(local_files_only))
-        self._key = Key(source, precision_of(quantization), "cuda:0" if device == "cuda" else device)
+        draft = _draft_source(draft_model, draft_revision, source)
+        self._key = Key(source, precision_of(quantization), "cuda:0" if device == "cuda" else device, draft)
         self._template = family_of_template(template).name if template is not None else None
         self._given_window = context_window
         self._max_queue, self._max_batch, self._cache_bytes = max_queue, max_batch, prefix_cache_mib * 2**20
@@ -111,6 +119,8 @@ class LocalEngine:
             "max_batch": max_batch,
             "prefix_cache_mib": prefix_cache_mib,
             "prompt_lookup": prompt_lookup,
+            "draft_model": (draft.folder or draft.name) if draft is not None else None,
+            "draft_revision": draft_revision,
         }
 
     def __reduce__(self) -> tuple[Callable[[dict[str, Any]], LocalEngine], tuple[dict[str, Any]]]:
@@ -279,6 +289,16 @@ class LocalEngine:
 
     def _submit(self, job: Generation) -> Worker[Batch]:
         return self._shared.submit(job, self._max_queue, self.family)
+
+
+def _draft_source(model: str | os.PathLike[str] | None, revision: str | None, large: Source) -> Source | None:
+    """Where the draft model is: as the large one, from the hub's cache or asked for."""
+    if model is None:
+        if revision is not None:
+            raise OptionError("draft_revision is for a draft_model from the hub; pass draft_model too, or leave it out")
+        return None
+    local = Path(model).expanduser().is_dir() or isinstance(model, os.PathLike)
+    return source_of(model, revision, None if local else large.cache_dir, large.local_files_only)
 
 
 def _rebuilt(arguments: dict[str, Any]) -> LocalEngine:

@@ -9,32 +9,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from .guessing import Trust
+
 __all__ = ["Lookup"]
 
 _GRAM: Final = 3  # so many tokens have to be the same
-_FIRST: Final = 4  # tokens guessed at first, more while the guesses are right
+_FIRST: Final = 4  # tokens guessed at first
 _MOST: Final = 16
-_PATIENCE: Final = 2  # guesses that are all wrong, after which it rests
-_REST: Final = 32  # tokens
 
 
 class Lookup:
-    """Guesses for one reply. Give it all ids at each step; it reads each once."""
+    """A Guesser. Give it all ids at each step; it reads each once."""
 
     def __init__(self) -> None:
         self._after: dict[tuple[int, ...], int] = {}  # a gram to the place behind it, the last one
         self._seen = 0
-        self._size = _FIRST
-        self._misses = 0
-        self._rest_until = 0
+        self._trust = Trust(_FIRST, _MOST)
 
     def guess(self, ids: Sequence[int], most: int) -> list[int]:
         """At most `most` ids that may follow `ids`; often none."""
         self._read(ids)
-        if len(ids) < self._rest_until or most < 1:
-            return []
-        place = self._after.get(tuple(ids[-_GRAM:]))
-        return list(ids[place : place + min(self._size, most)]) if place is not None else []
+        size = self._trust.size(len(ids), most)
+        place = self._after.get(tuple(ids[-_GRAM:])) if size > 0 else None
+        return list(ids[place : place + size]) if place is not None else []
 
     def _read(self, ids: Sequence[int]) -> None:
         """Note the grams that end before the last token: the last one's own place is no guess."""
@@ -43,11 +40,5 @@ class Lookup:
         self._seen = max(self._seen, len(ids))
 
     def learn(self, length: int, guessed: int, right: int) -> None:
-        """How a guess went; `length` is how many ids there were."""
-        if right == guessed:
-            self._size = min(2 * self._size, _MOST)
-        elif right < guessed // 2:
-            self._size = max(_FIRST // 2, self._size // 2)
-        self._misses = 0 if right else self._misses + 1
-        if self._misses >= _PATIENCE:
-            self._misses, self._rest_until = 0, length + _REST
+        """How a guess went; `length` is how many ids there are now."""
+        self._trust.learn(length, guessed, right)

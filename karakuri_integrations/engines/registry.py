@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ..conversation import Grammar
+from ..errors import ModelLoadError
 from ..templates import Family
 from .canary import differences
 from .checkpoint import Checkpoint, Source, notify
@@ -27,6 +28,7 @@ from .worker import Job, Worker, refuse_fork
 
 if TYPE_CHECKING:
     from .batching import Batch
+    from .drafting import Draft
 
 __all__ = ["Key", "Shared", "settle", "settled", "shared"]
 
@@ -40,6 +42,7 @@ class Key:
     source: Source
     precision: Precision
     device: str
+    draft: Source | None = None
 
 
 class Shared:
@@ -48,6 +51,7 @@ class Shared:
     def __init__(self, key: Key) -> None:
         self.key = key
         self.checkpoint = Checkpoint(key.source)
+        self._draft = Checkpoint(key.draft) if key.draft is not None else None
         #: Forward passes made so far, over all loads.
         self.steps = 0
         self._tokenizer: tuple[Any, Tokens] | None = None
@@ -111,11 +115,30 @@ class Shared:
         return worker
 
     def _load(self, family: Family) -> Batch:
+        if self._draft is not None:
+            self._check_draft(self._draft)
         loaded = load(self.checkpoint, self.key.precision, self.key.device)
         self.canary(family)
         from .batching import Batch  # imports torch, which `load` has found to be there
 
-        return Batch(loaded, self.stepped)
+        return Batch(loaded, self.stepped, self._drafting(loaded.model.config.vocab_size))
+
+    def _check_draft(self, draft: Checkpoint) -> None:
+        """Before anything large is loaded: the same text must be the same ids."""
+        own, other = self._tokenizers()[0], load_tokenizer(draft)
+        if own.get_vocab() != other.get_vocab():
+            raise ModelLoadError(
+                f"draft_model {draft.source.name} has another tokenizer than {self.key.source.name} "
+                f"({len(other)} and {len(own)} tokens); a draft model must have the same vocabulary"
+            )
+
+    def _drafting(self, vocabulary: int) -> Draft | None:
+        if self._draft is None:
+            return None
+        from .drafting import Draft
+
+        loaded = load(self._draft, self.key.precision, self.key.device)
+        return Draft(loaded, vocabulary, self._draft.window or loaded.model.config.max_position_embeddings)
 
     def stepped(self) -> None:
         self.steps += 1

@@ -1,0 +1,112 @@
+"""A draft model: a small model with the same tokenizer guesses what the large one will say.
+
+It reads the same ids as the large one, keeps the keys and values of one reply, and writes a few tokens greedily. The
+large model reads them in one pass (see `guessing`). Runs in a model's worker thread, which imports it; imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from .decoding import PREFILL_CHUNK
+from .guessing import Trust
+from .key_values import KeyValues, Pass
+from .loading import Loaded
+from .prefixes import common
+
+__all__ = ["Draft", "DraftGuesser"]
+
+_FIRST: Final = 4  # tokens guessed at first
+_MOST: Final = 8  # each costs a pass of the small model
+
+
+class Draft:
+    """The small model and what it has read of one reply, kept for the next one that begins alike.
+
+    Args:
+        loaded: the small model.
+        vocabulary: the large model's number of ids; none beyond is guessed.
+        window: tokens that the small model was made for; behind them it guesses nothing.
+    """
+
+    def __init__(self, loaded: Loaded, vocabulary: int, window: int) -> None:
+        self._model = loaded.model
+        self._device = loaded.model.get_input_embeddings().weight.device
+        self._vocabulary, self._window = vocabulary, window
+        self._values = KeyValues()
+        self._read: list[int] = []
+        self._scope: str | None = None
+        self._kept = True
+
+    def rest(self) -> None:
+        """No reply is being made: what may not be kept is forgotten."""
+        if not self._kept:
+            self.clear()
+
+    def clear(self) -> None:
+        """Forget everything, and free its memory."""
+        self._values.clear()
+        self._read = []
+
+    def guess(self, ids: Sequence[int], count: int, scope: str | None, kept: bool) -> list[int]:
+        """`count` ids that may follow; none while it still reads what there is, a chunk each time.
+
+        What it reads is for prompts of the same scope only, and `kept` after the reply has ended.
+        """
+        if scope != self._scope:
+            self.clear()
+        self._scope, self._kept = scope, kept
+        count = min(count, self._window - len(ids))
+        if count < 1:
+            return []
+        known = np.asarray(self._read, np.int64)
+        del self._read[common(known, np.asarray(ids[:-1], np.int64)) :]
+        unread = list(ids[len(self._read) :])
+        if len(unread) > PREFILL_CHUNK:
+            self._forward(unread[:PREFILL_CHUNK])
+            return []
+        found = [self._forward(unread)]
+        while len(found) < count:
+            found.append(self._forward(found[-1:]))
+        return found
+
+    def _forward(self, new: list[int]) -> int:
+        """Read some ids; the most likely one behind them."""
+        start, count = len(self._read), len(new)
+        self._values.reserve(1, start + count, self._window)
+        positions = torch.arange(start, start + count, device=self._device)[None]
+        with torch.inference_mode():
+            output = self._model(
+                input_ids=torch.tensor([new], device=self._device),
+                position_ids=positions,
+                attention_mask=None if count == 1 or not start else self._mask(positions),
+                past_key_values=Pass(self._values, 0, [start], count),
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            best = int(output.logits[0, -1, : self._vocabulary].argmax())
+        self._read += new
+        return best
+
+    def _mask(self, positions: Any) -> Any:
+        columns = torch.arange(int(positions[0, -1]) + 1, device=self._device)
+        return columns <= positions[:, None, :, None]
+
+
+class DraftGuesser:
+    """A Guesser: a draft model's guesses for one reply."""
+
+    def __init__(self, draft: Draft, scope: str | None, kept: bool) -> None:
+        self._draft, self._scope, self._kept = draft, scope, kept
+        self._trust = Trust(_FIRST, _MOST)
+
+    def guess(self, ids: Sequence[int], most: int) -> list[int]:
+        size = self._trust.size(len(ids), most)
+        return self._draft.guess(ids, size, self._scope, self._kept) if size > 0 else []
+
+    def learn(self, length: int, guessed: int, right: int) -> None:
+        self._trust.learn(length, guessed, right)
