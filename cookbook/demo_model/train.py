@@ -10,6 +10,7 @@ by steering_table.py.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -113,6 +114,32 @@ def loss_of(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) ->
     wanted = targets.flatten()[keep]
     wanted[count:] = IGNORE
     return torch.nn.functional.cross_entropy(logits.float(), wanted)
+
+
+def quantized(weights: torch.Tensor, kind: str) -> torch.Tensor:
+    """The weights as they are read back from 4 bits: "nf4" of bitsandbytes, or llama.cpp's "q4_0"."""
+    if kind == "nf4":
+        from bitsandbytes import functional
+
+        return functional.dequantize_4bit(
+            *functional.quantize_4bit(weights, blocksize=64, compress_statistics=True, quant_type="nf4")
+        )
+    blocks = weights.reshape(-1, 32)
+    scale = blocks.gather(1, blocks.abs().argmax(1, keepdim=True)) / -8
+    inverse = torch.where(scale == 0, scale, 1 / scale)
+    steps = (blocks * inverse + 8.5).floor().clamp(0, 15) - 8
+    return (steps * scale.half().float()).view_as(weights)
+
+
+@contextlib.contextmanager
+def as_quantized(matrices: list[torch.nn.Parameter], kind: str | None) -> Iterator[None]:
+    """Within it the matrices are what 4 bits leave of them; gradients go straight through to the whole ones."""
+    whole = [p.data for p in matrices] if kind else []
+    for p, data in zip(matrices, whole, strict=False):
+        p.data = quantized(data, str(kind))
+    yield
+    for p, data in zip(matrices, whole, strict=False):
+        p.data = data
 
 
 class Group:
@@ -238,6 +265,7 @@ def train(rank: int, args: argparse.Namespace, work: pathlib.Path, out: pathlib.
     saves = int(spent // every)
     parameters = list(model.parameters())
     seed = args.seed + step + 7919 * rank
+    drawn = random.Random(seed)
     streams = [(d, batches(d["length"], args.batch_tokens, seed)) for d in (short, data)]
     while True:
         done = group.done(spent, total)
@@ -248,8 +276,10 @@ def train(rank: int, args: argparse.Namespace, work: pathlib.Path, out: pathlib.
             for g in opt.param_groups:
                 g["lr"] = args.rate * scale
         ids, labels = _batch(source, width, rows)
-        loss = loss_of(model, ids.to(device), labels.to(device))
-        loss.backward()
+        kind = drawn.choice(("nf4", "q4_0")) if drawn.random() < args.quantized_share else None
+        with as_quantized(matrices, kind):
+            loss = loss_of(model, ids.to(device), labels.to(device))
+            loss.backward()
         group.average(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for opt in opts:
@@ -297,6 +327,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--short-share", type=float, default=0.25, help="share of the time, at first, on short turns")
     parser.add_argument("--plateau", type=float, default=0.0, help="share of the time at full rate")
+    parser.add_argument("--quantized-share", type=float, default=0.0, help="share of the steps on 4-bit weights")
     parser.add_argument("--save-every", type=float, default=5, help="minutes between checkpoints")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--processes", type=int, default=1, help="on CPU: one per core")
