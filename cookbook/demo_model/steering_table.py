@@ -5,7 +5,7 @@
 Every question is asked five times. In these five runs each dial takes each of its five values once,
 in an order of its own, so every dial is measured with the other eight at random. Decoding is greedy.
 By default the answers come through the package's LocalEngine; `--through transformers` asks the
-same model in large batches, which is faster.
+same model with plain transformers, in large batches.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from answers import DIALS
@@ -14,6 +15,7 @@ from karakuri_integrations.generation import fold, stream
 from karakuri_integrations.templates import render
 
 LIMIT = 900
+AT_ONCE = 32
 
 
 def _values(messages: list[dict[str, Any]]) -> tuple[Message, ...]:
@@ -28,16 +30,17 @@ def _values(messages: list[dict[str, Any]]) -> tuple[Message, ...]:
 
 
 def with_package(model: str, quantization: str) -> Callable[[list[list[dict[str, Any]]]], list[tuple[str, bool]]]:
-    """One answer after the other, greedy."""
-    engine = LocalEngine(model, quantization=quantization)
+    """Greedy answers; those that are asked together share the engine's forward passes."""
+    engine = LocalEngine(model, quantization=quantization, max_batch=AT_ONCE, prefix_cache_mib=0)
     own = SteeringAttributes()
 
+    def one(chat: list[dict[str, Any]]) -> tuple[str, bool]:
+        prompt = render(Request(_values(chat), own, own), engine.family)
+        reply = fold(stream(engine, prompt, Sampling(max_tokens=LIMIT)))
+        return reply.text.strip(), reply.finish_reason == "stop"
+
     def ask(chats: list[list[dict[str, Any]]]) -> list[tuple[str, bool]]:
-        out = []
-        for chat in chats:
-            prompt = render(Request(_values(chat), own, own), engine.family)
-            reply = fold(stream(engine, prompt, Sampling(max_tokens=LIMIT)))
-            out.append((reply.text.strip(), reply.finish_reason == "stop"))
-        return out
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(one, chats))
 
     return ask
