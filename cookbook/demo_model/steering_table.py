@@ -17,6 +17,7 @@ import math
 import pathlib
 import random
 import re
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -286,17 +287,17 @@ def main() -> None:
         ask = with_transformers(args.model, args.quantization, args.batch)
     started = time.time()
     report: dict[str, Any] = {"quantization": args.quantization, "through": args.through, "seed": args.seed}
-    report["steering"] = steering(ask, args.per_language, args.seed)
+    counts = {steering: args.per_language}
     if args.others:
-        report["follow_ups"] = follow_ups(ask, args.others, args.seed)
-        report["passages"] = passages(ask, args.others, args.seed)
-        report["refusals"] = refusals(ask, args.others, args.seed)
-        report["long_prompts"] = long_prompts(ask, 10, args.seed)
-    report["seconds"] = round(time.time() - started)
+        counts |= {follow_ups: args.others, passages: args.others, refusals: args.others, long_prompts: 10}
+    for part, count in counts.items():
+        report[part.__name__] = part(ask, count, args.seed)
+        report["seconds"] = round(time.time() - started)
+        print(f"{part.__name__}: {report['seconds']} s", file=sys.stderr, flush=True)
+        if args.json:
+            pathlib.Path(args.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(markdown(report))
     print(f"\n{report['seconds']} s, {args.quantization}, through {args.through}")
-    if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

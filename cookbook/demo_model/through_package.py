@@ -36,7 +36,8 @@ def with_package(model: str, quantization: str) -> Callable[[list[list[dict[str,
 
     def one(chat: list[dict[str, Any]]) -> tuple[str, bool]:
         prompt = render(Request(_values(chat), own, own), engine.family)
-        reply = fold(stream(engine, prompt, Sampling(max_tokens=LIMIT)))
+        room = engine.context_window - engine.count_tokens(prompt)
+        reply = fold(stream(engine, prompt, Sampling(max_tokens=min(LIMIT, room))))
         return reply.text.strip(), reply.finish_reason == "stop"
 
     def ask(chats: list[list[dict[str, Any]]]) -> list[tuple[str, bool]]:
