@@ -113,6 +113,7 @@ def test_the_embedded_model_is_measured(capsys, tmp_path, monkeypatch):
         "Several at once",
         "Prompts that begin alike",
         "Prompt lookup",
+        "Keys and values in 8 bits",
         "Memory",
         "Ceiling of this machine",
     }
@@ -132,6 +133,11 @@ def test_the_embedded_model_is_measured(capsys, tmp_path, monkeypatch):
     assert int(re.match(r"\d+", reused["note"])[0]) > 1800
     assert rows["Prompt lookup", "text that copies"]["same"] == [2, 2]
     assert rows["Memory", "keys and values of a token"]["value"]["median"] == 2.5
+    assert rows["Memory", "the same in 8 bits"]["value"]["median"] == 5 * 2 * 2 * (64 + 2) / 1024
+    short, long, error, best = [row for (section, _), row in rows.items() if section == "Keys and values in 8 bits"]
+    assert long["name"].startswith("behind 2,0") and short["same"][1] == long["same"][1] == 2
+    assert 0 < error["value"]["median"] < 10
+    assert int(re.match(r"(\d+) of 32;", best["note"])[1]) > 28  # two kinds of 8 questions, 2 tokens each
     assert rows["Memory", "kept at most"]["value"]["median"] <= 16
     ET.fromstring(files[1].read_text("utf-8"))
     assert "one stream: round 1 of 1" in said

@@ -31,6 +31,7 @@ def test_what_the_70b_needs():
     assert four.weights == pytest.approx(36.8 * GB, rel=0.001)
     assert need_of(BIG, "bf16").weights == 2 * 69_196_455_936
     assert need_of(MIXTRAL, "bf16").per_token == 128 * 1024
+    assert need_of(BIG, "nf4", "int8").per_token == 80 * 2 * 8 * (128 + 2)
 
 
 def test_the_embedded_models_need_is_that_of_its_files():
@@ -57,6 +58,18 @@ def test_what_fits_and_what_to_change(name, free, at_once, calls, advice):
     assert (four.places[1].calls, four.places[1].fits) == (calls, calls >= at_once)
     assert four.needed_bytes == need_of(name, "nf4").total(found.context * at_once)
     assert advice in found.advice
+
+
+@pytest.mark.parametrize(("at_once", "fits"), [(30, False), (31, True), (60, True), (61, False)])
+def test_eight_bits_are_advised_where_they_are_enough(at_once, fits):
+    places = [Device("cuda:0", "a GPU", 80 * GB, 80 * GB, True)]
+    advice = fitting(BIG, None, at_once, places).advice
+    line = f'engine=LocalEngine(model="karakuri-ai/{BIG}", quantization="nf4", device="cuda:0", kv_cache_dtype="int8")'
+    assert advice.startswith(f"with keys and values in 8 bits it fits: {line}; or 30 calls at once fit") == fits
+    assert ("int8" in advice) == fits
+    asked = fitting(BIG, None, at_once, places, "int8")
+    assert asked.forms[0].places[0].calls == 60
+    assert (asked.advice == line) == (at_once <= 60)
 
 
 def test_a_cpu_that_holds_the_70b_is_not_advised_alone():
@@ -126,6 +139,14 @@ def test_the_command_as_json(capsys):
     assert [one["model"] for one in found["models"]] == [*MODELS]
     assert found["models"][1]["forms"][0]["kv_bytes_per_token"] == 327_680
     assert found["devices"][0]["name"] == "cpu"
+
+
+def test_the_command_counts_in_eight_bits(capsys):
+    assert cli.main(["doctor", "--kv-cache-dtype", "int8"]) == 0
+    shown = capsys.readouterr().out
+    assert "162.5 KiB a token" in shown and "320 KiB" not in shown
+    assert cli.main(["doctor", "--kv-cache-dtype", "int4"]) == 2
+    assert "--kv-cache-dtype must be one of auto, int8, got 'int4'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--context", "--at-once"])

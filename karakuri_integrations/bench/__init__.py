@@ -1,8 +1,8 @@
 """`karakuri bench`: how fast a model runs on this machine, against the machine's ceiling and against others.
 
-Knows the command's options and the order of the measurements. What is measured is `measures`', `load`'s and
-`machine`'s; who takes part is `providers`' and `peers`'; how it is shown is `shown`'s and `picture`'s. Those import
-torch, so they are imported when they are needed.
+Knows the command's options and the order of the measurements. What is measured is `measures`', `eight_bits`',
+`load`'s and `machine`'s; who takes part is `providers`' and `peers`'; how it is shown is `shown`'s and `picture`'s.
+Those import torch, so they are imported when they are needed.
 """
 
 from __future__ import annotations
@@ -109,6 +109,7 @@ def _measured(options: argparse.Namespace, folder: Path) -> tuple[list[Figure], 
 
 def _all(subject: Subject, effort: Effort, with_peers: bool) -> list[Figure]:
     from . import machine, measures
+    from .eight_bits import eight_bits
     from .peers import peers
     from .providers import ours
 
@@ -122,6 +123,7 @@ def _all(subject: Subject, effort: Effort, with_peers: bool) -> list[Figure]:
         *measures.together(subject, effort, others),
         *measures.chat_and_document(subject, effort),
         *measures.lookup(subject, effort),
+        *eight_bits(subject, effort),
         *measures.memory(subject, effort),
         *machine.ceiling(subject, effort, stream[0].value.median),
     ]

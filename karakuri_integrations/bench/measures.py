@@ -11,10 +11,22 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
+from ..engines.memory import KV_CACHE_DTYPES, cache_bytes
 from .figures import Figure, Spread, quantile, ratios
 from .subject import AT_ONCE, TIGHT_MIB, Answer, Effort, Run, Subject, alternate, ask, at_once, questions, rate
 
-__all__ = ["Candidate", "chat_and_document", "curve", "first_token", "lookup", "memory", "one_stream", "together"]
+__all__ = [
+    "Candidate",
+    "chat_and_document",
+    "curve",
+    "first_token",
+    "lookup",
+    "memory",
+    "one_stream",
+    "same",
+    "together",
+    "words",
+]
 
 ONE, FIRST, MANY, KEPT, GUESSED, MEMORY = (
     "One stream",
@@ -223,7 +235,7 @@ def _document(subject: Subject, effort: Effort, random: Random) -> _Exchange:
     """Questions on one text."""
     asked = questions()
     room = subject.plain.context_window - effort.tokens - 300
-    text = _words(subject, random, min(_DOCUMENT, room))
+    text = words(subject, random, min(_DOCUMENT, room))
     prompts = [subject.prompt(f"{text}\n\n{asked[number % len(asked)]}") for number in range(_ON_DOCUMENT)]
     return [ask(subject.reusing, one, effort.tokens) for one in prompts], prompts[-1]
 
@@ -240,7 +252,7 @@ def _chat(subject: Subject, effort: Effort, random: Random) -> _Exchange:
     return answers, prompt
 
 
-def _words(subject: Subject, random: Random, tokens: int) -> str:
+def words(subject: Subject, random: Random, tokens: int) -> str:
     """A text of about so many tokens that begins like no other."""
     words = [word for one in questions() for word in one.split()]
     text = f"{random.randrange(10**6)}"
@@ -313,19 +325,19 @@ def memory(subject: Subject, effort: Effort) -> list[Figure]:
         if number % 10 == 9:
             kept = subject.look(lambda batch: batch.prefixes.bytes)
             most = max(most, kept)
-    parts = subject.look(lambda batch: (len(batch.prefixes), batch.prefixes.bytes, per_token(batch)))
+    parts = subject.look(lambda batch: (len(batch.prefixes), *(per_token(batch, one) for one in KV_CACHE_DTYPES)))
     return [
         _bytes("weights", report.weight_bytes, f"{report.quantization}; {report.bf16_bytes / 2**20:,.1f} MiB as bf16"),
-        _bytes("keys and values of a token", parts[2], ""),
+        _bytes("keys and values of a token", parts[1], ""),
+        _bytes("the same in 8 bits", parts[2], 'kv_cache_dtype="int8"'),
         _bytes("kept at most", most, f"{count} prompts, of which {parts[0]} are kept; budget {TIGHT_MIB} MiB"),
     ]
 
 
-def per_token(batch: Any) -> int:
+def per_token(batch: Any, kv_cache_dtype: str) -> int:
     """Bytes of keys and values that a token adds."""
-    config, size = batch.model.config, batch.model.get_input_embeddings().weight.element_size()
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * config.num_key_value_heads * width * size)
+    size = batch.model.get_input_embeddings().weight.element_size()
+    return cache_bytes(batch.model.config.to_dict(), size, kv_cache_dtype)
 
 
 def _bytes(name: str, count: int, note: str) -> Figure:

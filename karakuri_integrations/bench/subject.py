@@ -93,7 +93,7 @@ class Answer:
 
 
 class Subject:
-    """The model and its engines. `plain` keeps nothing and guesses nothing; the others do one of both."""
+    """The model and its engines. `plain` keeps nothing and guesses nothing; the others differ from it in one thing."""
 
     def __init__(self, model: str | None, template: str | None, quantization: str, device: str) -> None:
         common: dict[str, Any] = {"template": template, "quantization": quantization, "device": device}
@@ -101,6 +101,7 @@ class Subject:
         self.looking = LocalEngine(model, prefix_cache_mib=0, **common)
         self.reusing = LocalEngine(model, prompt_lookup=False, **common)
         self.tight = LocalEngine(model, prefix_cache_mib=TIGHT_MIB, prompt_lookup=False, **common)
+        self.eight = LocalEngine(model, prefix_cache_mib=0, prompt_lookup=False, kv_cache_dtype="int8", **common)
         self._key = Key(source_of(model), precision_of(quantization), device)
 
     @property

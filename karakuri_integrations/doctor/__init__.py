@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from ..engines.memory import check_kv_cache_dtype
 from ..errors import OptionError
 from .fitting import Fit, Fitting, Form, fitting
 from .machine import NAME, Device, Extra, Processor, Torch, devices, extras, processor, torch_here
@@ -40,6 +41,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     """The options of `karakuri doctor`."""
     command.add_argument("--context", type=int, help="tokens of a call, prompt and reply; default: the model's window")
     command.add_argument("--at-once", type=int, default=1, help="calls at the same time; default 1")
+    command.add_argument("--kv-cache-dtype", default="auto", help="auto (default: the model's own type), int8")
     command.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -49,13 +51,14 @@ def run(options: argparse.Namespace) -> int:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise OptionError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    found = examine(options.context, options.at_once)
+    check_kv_cache_dtype(options.kv_cache_dtype)
+    found = examine(options.context, options.at_once, options.kv_cache_dtype)
     print(json.dumps(asdict(found), ensure_ascii=False, indent=1) if options.json else "\n".join(_lines(found)))
     return 0
 
 
-def examine(context: int | None = None, at_once: int = 1) -> Findings:
-    """What there is, and what of the models fits for so many calls of so many tokens."""
+def examine(context: int | None = None, at_once: int = 1, kv_cache_dtype: str = "auto") -> Findings:
+    """What there is, and what of the models fits for so many calls of so many tokens, their keys and values held so."""
     places = devices()
     return Findings(
         platform.python_version(),
@@ -64,7 +67,7 @@ def examine(context: int | None = None, at_once: int = 1) -> Findings:
         torch_here(),
         processor(),
         tuple(places),
-        tuple(fitting(name, context, at_once, places) for name in MODELS),
+        tuple(fitting(name, context, at_once, places, kv_cache_dtype) for name in MODELS),
     )
 
 
@@ -110,7 +113,7 @@ def _device(one: Device) -> str:
 def _form(form: Form) -> str:
     places = ", ".join(f"{one.device}: {_verdict(one)}" for one in form.places)
     return (
-        f"{form.quantization:<6} weights {_size(form.weight_bytes)}, {form.kv_bytes_per_token / 1024:g} KiB a token, "
+        f"{form.quantization:<6} weights {_size(form.weight_bytes)}, {form.kv_bytes_per_token / 1024:.4g} KiB a token, "
         f"{_size(form.needed_bytes)} in all; {places}"
     )
 

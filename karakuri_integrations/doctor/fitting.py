@@ -46,11 +46,13 @@ class Fitting:
     advice: str
 
 
-def fitting(name: str, context: int | None, at_once: int, places: Sequence[Device]) -> Fitting:
+def fitting(
+    name: str, context: int | None, at_once: int, places: Sequence[Device], kv_cache_dtype: str = "auto"
+) -> Fitting:
     """By arithmetic; nothing is loaded. A context beyond the model's window is the window."""
     model = MODELS[name]
     tokens = min(context or model.window, model.window)
-    needs = {form: need_of(name, form) for form in model.forms}
+    needs = {form: need_of(name, form, kv_cache_dtype) for form in model.forms}
     forms = tuple(
         Form(
             form,
@@ -62,7 +64,12 @@ def fitting(name: str, context: int | None, at_once: int, places: Sequence[Devic
         for form, need in needs.items()
     )
     longest = max((_longest(need, place) for need in needs.values() for place in places), default=0)
-    return Fitting(name, tokens, at_once, forms, model.notes, _advice(name, forms, tokens, at_once, longest))
+    advice = _advice(name, forms, tokens, at_once, longest, kv_cache_dtype)
+    if kv_cache_dtype == "auto" and not _good(forms):
+        eight = fitting(name, context, at_once, places, "int8")
+        if _good(eight.forms):
+            advice = f"with keys and values in 8 bits it fits: {eight.advice}; or {advice}"
+    return Fitting(name, tokens, at_once, forms, model.notes, advice)
 
 
 def _fit(need: Need, place: Device, tokens: int, at_once: int) -> Fit:
@@ -77,15 +84,19 @@ def _longest(need: Need, place: Device) -> int:
     return max(0, ((place.free or 0) - need.total(0)) // need.per_token)
 
 
-def _advice(name: str, forms: Sequence[Form], tokens: int, at_once: int, longest: int) -> str:
+def _good(forms: Sequence[Form]) -> list[tuple[str, Fit]]:
+    """The forms that fit, and where."""
+    return [(form.quantization, fit) for form in forms for fit in form.places if fit.fits]
+
+
+def _advice(name: str, forms: Sequence[Form], tokens: int, at_once: int, longest: int, kv_cache_dtype: str) -> str:
     """Use what fits, on a GPU if it can be; or what to change, the smallest change first."""
-    fits = [(form.quantization, fit) for form in forms for fit in form.places]
-    good = [(form, fit) for form, fit in fits if fit.fits]
-    if good:
-        return _use(name, *max(good, key=lambda one: one[1].device != "cpu"))
-    if any(fit.fits is None for _, fit in fits):
+    fits = [fit for form in forms for fit in form.places]
+    if good := _good(forms):
+        return _use(name, *max(good, key=lambda one: one[1].device != "cpu"), kv_cache_dtype)
+    if any(fit.fits is None for fit in fits):
         return f'how much memory is free cannot be told without psutil: pip install "{NAME}[local]"'
-    most = max((fit.calls or 0 for _, fit in fits), default=0)
+    most = max((fit.calls or 0 for fit in fits), default=0)
     steps = []
     if most:
         steps.append(f"{most} calls at once fit instead of {at_once} (max_batch={most})")
@@ -94,9 +105,11 @@ def _advice(name: str, forms: Sequence[Form], tokens: int, at_once: int, longest
     return "; ".join([*steps, *_elsewhere(name)])
 
 
-def _use(name: str, form: str, fit: Fit) -> str:
+def _use(name: str, form: str, fit: Fit, kv_cache_dtype: str) -> str:
     model = MODELS[name]
     advice = f'{model.argument}quantization="{form}", device="{fit.device}"'
+    if kv_cache_dtype != "auto":  # of the engine only, which both frameworks' classes take
+        advice = f'engine=LocalEngine({advice}, kv_cache_dtype="{kv_cache_dtype}")'
     if fit.device == "cpu" and model.large:
         advice += " fits, but a CPU takes about a second or more for a token: rather " + _elsewhere(name)[0]
     return advice

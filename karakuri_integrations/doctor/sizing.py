@@ -102,13 +102,14 @@ MODELS: Final[Mapping[str, Model]] = MappingProxyType(
 )
 
 
-def need_of(name: str, quantization: str) -> Need:
+def need_of(name: str, quantization: str, kv_cache_dtype: str = "auto") -> Need:
     """By the estimate that the loader holds against free memory."""
     shape = MODELS[name].config
     checkpoint = Checkpoint(DEFAULT)
     config: Mapping[str, Any] = checkpoint.config if shape is None else shape
     held = tensors(checkpoint) if shape is None else list(_tensors(shape))
-    found = estimate(held, config, precision_of(quantization), stored=False, window=1)
+    precision = precision_of(quantization)
+    found = estimate(held, config, precision, stored=False, window=1, kv_cache_dtype=kv_cache_dtype)
     return Need(found.weights, found.margin, found.cache)
 
 

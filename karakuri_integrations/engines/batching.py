@@ -23,7 +23,7 @@ from .guessing import Guesser
 from .key_values import KeyValues, Pass
 from .loading import Loaded
 from .lookup import Lookup
-from .memory import cache_per_token, free_ram
+from .memory import KV_CACHE_DTYPES, cache_bytes, free_ram
 from .prefixes import Prefixes, common
 
 __all__ = ["Batch"]
@@ -64,7 +64,7 @@ class Batch:
         self._stepped = stepped
         self._device = loaded.model.get_input_embeddings().weight.device
         self._sliding = getattr(loaded.model.config, "sliding_window", None)
-        self._most = _tokens_that_fit(self.model)
+        self._fit = {one: _tokens_that_fit(self.model, one) for one in KV_CACHE_DTYPES}
         self._values = KeyValues()
         self.prefixes = Prefixes()
         self._rows: list[_Row] = []
@@ -77,19 +77,28 @@ class Batch:
         return [row.job for row in self._everyone()]
 
     def has_room(self, job: Generation) -> bool:
-        """Whether it may join: nobody's prompt is being read, and those who share are few and short enough."""
+        """Whether it may join: nobody's prompt is being read, and those who share are like it, few and short enough."""
         if self._reading is not None:
             return False
         if not self._rows:
             return True
+        if job.kv_cache_dtype != self._values.dtype:
+            return False
         columns = max(len(job.prompt_ids), *(len(row.sequence.ids) for row in self._rows)) + _MARGIN
         few = len(self._rows) < min(job.max_batch, *(row.job.max_batch for row in self._rows))
         return few and (len(self._rows) + 1) * columns <= self._most
+
+    @property
+    def _most(self) -> int:
+        """Tokens that the memory holds, in all rows together."""
+        return self._fit[self._values.dtype]
 
     def join(self, job: Generation) -> None:
         """Begin a reply, from the longest beginning that is known."""
         row = _Row(job, self._draft)
         place = len(self._rows)
+        if not place:
+            self._values = KeyValues(job.kv_cache_dtype)
         try:
             self._reserve(place + 1, len(job.prompt_ids) + min(job.limit, _MARGIN))
             if job.cache_bytes:
@@ -138,12 +147,12 @@ class Batch:
 
     def _reuse(self, row: _Row, place: int) -> None:
         ids = row.sequence.ids
-        scope = row.job.sampling.cache_scope
+        scope = row.job.scope
         kept, length = self.prefixes.longest(ids, scope)
         wanted = np.asarray(ids[:-1], np.int64)
         nearest = None
         for number, other in enumerate(self._rows):
-            if other.job.sampling.cache_scope != scope or not other.job.cache_bytes:
+            if other.job.scope != scope or not other.job.cache_bytes:
                 continue
             found = common(np.asarray(other.sequence.ids[: other.sequence.read], np.int64), wanted)
             if found > length:
@@ -239,7 +248,7 @@ class Batch:
 
     def _keep(self, row: _Row, place: int) -> None:
         ids = row.sequence.ids[: row.sequence.read]
-        scope, budget = row.job.sampling.cache_scope, row.job.cache_bytes
+        scope, budget = row.job.scope, row.job.cache_bytes
         if len(ids) < _WORTH or self._values.size(len(ids)) > budget or self.prefixes.covers(ids, scope):
             return
         try:
@@ -292,9 +301,10 @@ def _guessers(job: Generation, draft: Draft | None) -> Iterator[Guesser]:
         yield DraftGuesser(draft, job.sampling.cache_scope, bool(job.cache_bytes))
 
 
-def _tokens_that_fit(model: Any) -> int:
+def _tokens_that_fit(model: Any, kv_cache_dtype: str) -> int:
     """Tokens whose keys and values the free memory holds, in all rows together."""
-    size = model.get_input_embeddings().weight.element_size() * cache_per_token(model.config.to_dict())
+    number = model.get_input_embeddings().weight.element_size()
+    size = cache_bytes(model.config.to_dict(), number, kv_cache_dtype)
     devices = {one.device for one in model.parameters()}
     free = sum(torch.cuda.mem_get_info(one)[0] if one.type == "cuda" else free_ram() for one in devices)
     return int(_FREE * free / max(1, size))

@@ -27,7 +27,8 @@ class Generation:
     """Continue a prompt by at most `limit` tokens.
 
     `max_batch` is with how many others at most, itself counted, it may share a pass; `cache_bytes` what may be kept of
-    prompts and replies, this one's included, and 0 keeps and reuses nothing.
+    prompts and replies, this one's included, and 0 keeps and reuses nothing; `kv_cache_dtype` in what keys and values
+    are held.
     """
 
     channel: Channel
@@ -40,6 +41,12 @@ class Generation:
     max_batch: int = 1
     cache_bytes: int = 0
     prompt_lookup: bool = False
+    kv_cache_dtype: str = "auto"
+
+    @property
+    def scope(self) -> tuple[str, str | None]:
+        """Who may share what is kept of it."""
+        return self.kv_cache_dtype, self.sampling.cache_scope
 
     def run(self, batch: Batch) -> None:
         batch.join(self)
@@ -79,9 +86,10 @@ class Output:
 
 @dataclass(frozen=True, repr=False)
 class Reporting:
-    """Load the model if it is not, and note what it is."""
+    """Load the model if it is not, and note what it is. `kv_cache_dtype` is that of the calls which will follow."""
 
     channel: Channel
+    kv_cache_dtype: str = "auto"
     found: list[Report] = field(default_factory=list)
 
     def run(self, batch: Batch) -> None:

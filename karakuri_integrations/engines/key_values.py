@@ -4,6 +4,14 @@ Per layer two tensors (rows, heads, columns, width): row i, column p holds token
 lengths need no padding on the left, so a token's place never changes and a prefix can be copied from one reply to
 another. Columns behind a reply's end hold old numbers or zeros; the mask hides them. Which reply has which row is
 `batching`'s. Imports torch and transformers: only what runs in a model's worker thread imports this.
+
+In 8 bits (`int8`) the two are others: keys and values together as whole numbers, the heads of both beside each other,
+and a scale for each token and head, width 1. A token is quantised when it is written, and every pass, that one
+included, reads what was written; so nothing changes with how a prompt is divided into passes or what of it was kept,
+and a guess that was wrong is overwritten as any other column. transformers' own quantised caches do not serve here:
+those of quanto and hqq quantise groups of tokens, keep the last ones apart and quantise all of them again now and then,
+and the fp8 one has one scale for a whole tensor, taken from the first pass; each has one length for all rows, and adds
+at the end only.
 """
 
 from __future__ import annotations
@@ -17,12 +25,14 @@ from transformers import Cache
 __all__ = ["KeyValues", "Pass"]
 
 _COLUMNS: Final = 128  # columns are added in multiples of this
+_LARGEST: Final = 127
 
 
 class KeyValues:
-    """Room for rows and columns, as it is asked for. Freed by `clear`."""
+    """Room for rows and columns, as it is asked for. Freed by `clear`. `dtype` is one of `memory.KV_CACHE_DTYPES`."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: str = "auto") -> None:
+        self.dtype = dtype
         self._layers: list[list[Any]] = []
         self._rows = self._columns = 0
 
@@ -64,22 +74,34 @@ class KeyValues:
         new[:rows, :, :columns] = old[:rows, :, :columns]
         return new
 
-    def layer(self, number: int, like: Any) -> list[Any]:
-        """Keys and values of a layer; made on first use, on the device and in the type of what is written."""
+    def parts(self, keys: Any, values: Any) -> list[Any]:
+        """New keys and values as a layer's tensors hold them."""
+        return [keys, values] if self.dtype == "auto" else _quantised(torch.cat((keys, values), 1))
+
+    def whole(self, parts: Sequence[Any]) -> tuple[Any, Any]:
+        """Keys and values in the model's type, of some rows and columns of a layer's tensors."""
+        if self.dtype == "auto":
+            return parts[0], parts[1]
+        both = parts[0] * parts[1]  # in the type of the scales, which is the model's
+        return both.tensor_split(2, 1)  # type: ignore[no-any-return]
+
+    def layer(self, number: int, parts: Sequence[Any]) -> list[Any]:
+        """A layer's tensors; made on first use, on the device and in the types of what is written."""
         while len(self._layers) <= number:
-            shape = (self._rows, like.shape[1], self._columns, like.shape[3])
-            self._layers.append([like.new_zeros(shape), like.new_zeros(shape)])
+            self._layers.append(
+                [one.new_zeros((self._rows, one.shape[1], self._columns, one.shape[3])) for one in parts]
+            )
         return self._layers[number]
 
     def taken(self, row: int, length: int) -> list[Any]:
-        """A copy of a row's first columns: per layer keys and values, (heads, length, width) each."""
+        """A copy of a row's first columns: all layers' tensors, (heads, length, width) each."""
         return [one[row, :, :length].clone() for layer in self._layers for one in layer]
 
     def put(self, row: int, kept: Sequence[Any], length: int) -> None:
         """Copy the first columns of what `taken` gave into a row."""
         for number in range(len(kept) // 2):
-            layer = self.layer(number, kept[2 * number].unsqueeze(0))
-            for own, one in zip(layer, kept[2 * number : 2 * number + 2], strict=True):
+            parts = kept[2 * number : 2 * number + 2]
+            for own, one in zip(self.layer(number, [one[None] for one in parts]), parts, strict=True):
                 own[row, :, :length] = one[:, :length]
 
     def copy(self, source: int, target: int, length: int) -> None:
@@ -108,6 +130,17 @@ class KeyValues:
         self._rows = self._columns = 0
 
 
+def _quantised(numbers: Any) -> list[Any]:
+    """Whole numbers from -127 to 127, and the scale of each token and head in the type of the numbers.
+
+    The scale is rounded to that type first, so that its own rounding adds nothing to the error. Where it is 0, or no
+    number because one of them is none, the whole numbers mean nothing: times their scale they are 0, or no numbers.
+    """
+    scales = numbers.abs().amax(-1, keepdim=True) / _LARGEST
+    exact = numbers / scales.float()
+    return [exact.round_().clamp_(-_LARGEST, _LARGEST).to(torch.int8), scales]
+
+
 def _rounded(columns: int) -> int:
     return -(-columns // _COLUMNS) * _COLUMNS
 
@@ -128,12 +161,12 @@ class Pass(Cache):  # type: ignore[misc]
         self._places: Any = None
 
     def update(self, keys: Any, values: Any, layer_idx: int, *_: Any, **__: Any) -> tuple[Any, Any]:
-        layer = self._values.layer(layer_idx, keys)
-        for own, new in zip(layer, (keys, values), strict=True):
+        parts = self._values.parts(keys, values)
+        layer = self._values.layer(layer_idx, parts)
+        for own, new in zip(layer, parts, strict=True):
             self._write(own, new)
         last = self._first + self._total
-        own_keys, own_values = (one[self._first : last, :, : self._end] for one in layer)
-        return own_keys, own_values
+        return self._values.whole([one[self._first : last, :, : self._end] for one in layer])
 
     def _write(self, own: Any, new: Any) -> None:
         if self._total == 1:

@@ -71,8 +71,10 @@ class Loaded:
     report: Report
 
 
-def load(checkpoint: Checkpoint, precision: Precision, device: str) -> Loaded:
+def load(checkpoint: Checkpoint, precision: Precision, device: str, kv_cache_dtype: str = "auto") -> Loaded:
     """Load a checkpoint, checked at each step before the next one costs anything.
+
+    `kv_cache_dtype` is that of the call it is loaded for: whether there is memory for both depends on it.
 
     Raises:
         ModelLoadError: and its kinds; each says what to do.
@@ -87,7 +89,7 @@ def load(checkpoint: Checkpoint, precision: Precision, device: str) -> Loaded:
         check_architecture(checkpoint)
     complete = checkpoint.complete()
     check_checkpoint(complete)
-    place = _placed(complete, precision, stored, device)
+    place = _placed(complete, precision, stored, device, kv_cache_dtype)
     with progress_shown(sum(one.bytes for one in tensors(complete))):
         model = _from_pretrained(complete, precision, stored, place)
     report = _report(model, checkpoint.source.name, precision, stored)
@@ -196,12 +198,19 @@ def _check_share(share: float) -> None:
         )
 
 
-def _placed(checkpoint: Checkpoint, precision: Precision, stored: str | None, device: str) -> Any:
+def _placed(checkpoint: Checkpoint, precision: Precision, stored: str | None, device: str, kv_cache_dtype: str) -> Any:
     """The device map for transformers, after the memory estimate was held against it."""
     import torch
 
     window = checkpoint.window or _DEFAULT_WINDOW
-    needed = estimate(tensors(checkpoint), checkpoint.config, precision, stored=stored is not None, window=window)
+    needed = estimate(
+        tensors(checkpoint),
+        checkpoint.config,
+        precision,
+        stored=stored is not None,
+        window=window,
+        kv_cache_dtype=kv_cache_dtype,
+    )
     name = checkpoint.source.name
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cpu" or (device == "auto" and not cards):

@@ -23,6 +23,7 @@ from .checkpoint import Source, source_of
 from .generating import Generation, Reporting
 from .grammars import Constraint
 from .loading import Report
+from .memory import check_kv_cache_dtype
 from .precision import precision_of
 from .registry import Key, Shared, settle, settled, shared
 from .worker import Worker, refuse_fork
@@ -61,6 +62,10 @@ class LocalEngine:
             made alone says next; loaded beside the model, in the same precision on the same device. What is generated
             stays the same. A model is loaded once for each draft model that it is used with.
         draft_revision: as `revision`, for a draft model from the hub.
+        kv_cache_dtype: "auto" holds keys and values in the model's type, "int8" in 8 bits with a scale for each token
+            and head (vLLM's int8_per_token_head): twice the tokens in the same memory, a small error in the logits and
+            slower steps over long contexts (`karakuri bench` measures all three); a draft model's stay in its type.
+            Engines that share a model may differ in it; a call then waits until no reply is made in the other one.
 
     Construction loads nothing. The model is loaded for the first call, once per process for the same source,
     quantization and device, whatever number of engines, copies and unpickled copies ask for it; `close` frees it for
@@ -88,6 +93,7 @@ class LocalEngine:
         prompt_lookup: bool = True,
         draft_model: str | os.PathLike[str] | None = None,
         draft_revision: str | None = None,
+        kv_cache_dtype: str = "auto",
     ) -> None:
         if not isinstance(device, str) or not _DEVICE.fullmatch(device):
             raise OptionError(f"device must be auto, cpu, cuda, cuda:<number> or balanced, got {device!r:.40}")
@@ -98,7 +104,8 @@ class LocalEngine:
                 raise OptionError(f"{name} must be an integer of at least {least}, got {value!r:.40}")
         if not isinstance(prompt_lookup, bool):
             raise OptionError(f"prompt_lookup must be True or False, got {prompt_lookup!r:.40}")
-        self._prompt_lookup = prompt_lookup
+        check_kv_cache_dtype(kv_cache_dtype)
+        self._prompt_lookup, self._kv_cache_dtype = prompt_lookup, kv_cache_dtype
         source = source_of(model, revision, cache_dir, bool(local_files_only))
         draft = _draft_source(draft_model, draft_revision, source)
         self._key = Key(source, precision_of(quantization), "cuda:0" if device == "cuda" else device, draft)
@@ -121,6 +128,7 @@ class LocalEngine:
             "prompt_lookup": prompt_lookup,
             "draft_model": (draft.folder or draft.name) if draft is not None else None,
             "draft_revision": draft_revision,
+            "kv_cache_dtype": kv_cache_dtype,
         }
 
     def __reduce__(self) -> tuple[Callable[[dict[str, Any]], LocalEngine], tuple[dict[str, Any]]]:
@@ -211,8 +219,8 @@ class LocalEngine:
     def report(self) -> Report:
         """What is loaded, and in how many bytes; loads the model if it is not."""
         settle()
-        job = Reporting(Channel(Deadline(None)))
-        worker = self._shared.submit(job, self._max_queue, self.family)
+        job = Reporting(Channel(Deadline(None)), self._kv_cache_dtype)
+        worker = self._submit(job)
         while job.channel.take(worker.alive) is not None:
             pass
         return job.found[0]
@@ -274,6 +282,7 @@ class LocalEngine:
             max_batch=self._max_batch,
             cache_bytes=self._cache_bytes,
             prompt_lookup=self._prompt_lookup,
+            kv_cache_dtype=self._kv_cache_dtype,
         )
 
     def _constraint(self, prompt: Prompt, end: int | None, limit: int) -> Constraint | None:
@@ -287,7 +296,7 @@ class LocalEngine:
             )
         return self._shared.grammars(eos).constraint(prompt.grammar, limit)
 
-    def _submit(self, job: Generation) -> Worker[Batch]:
+    def _submit(self, job: Generation | Reporting) -> Worker[Batch]:
         return self._shared.submit(job, self._max_queue, self.family)
 
 

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import InsufficientMemoryError
+from ..errors import InsufficientMemoryError, OptionError
 from .precision import Precision
 from .safety import Tensor
 
-__all__ = ["Estimate", "cache_per_token", "check_memory", "estimate", "free_ram"]
+__all__ = ["KV_CACHE_DTYPES", "Estimate", "cache_bytes", "check_kv_cache_dtype", "check_memory", "estimate", "free_ram"]
+
+#: In what keys and values are held: the model's own type; 8 bits with a scale, in that type, for each token and head.
+KV_CACHE_DTYPES: Final = ("auto", "int8")
 
 _GIB: Final = 2**30
 _LEAST_MARGIN: Final = 64 * 2**20
@@ -36,12 +39,18 @@ class Estimate:
 
 
 def estimate(
-    tensors: Iterable[Tensor], config: Mapping[str, Any], precision: Precision, *, stored: bool, window: int
+    tensors: Iterable[Tensor],
+    config: Mapping[str, Any],
+    precision: Precision,
+    *,
+    stored: bool,
+    window: int,
+    kv_cache_dtype: str = "auto",
 ) -> Estimate:
     """What a checkpoint will need. `stored`: it is loaded as it is, because it is quantised already."""
     weights = sum(one.bytes if stored else _bytes(one, precision) for one in tensors)
     size = 4 if precision.name == "fp32" else 2
-    return Estimate(round(weights), window * size * cache_per_token(config))
+    return Estimate(round(weights), window * cache_bytes(config, size, kv_cache_dtype))
 
 
 def _bytes(tensor: Tensor, precision: Precision) -> float:
@@ -50,11 +59,18 @@ def _bytes(tensor: Tensor, precision: Precision) -> float:
     return tensor.bytes if each is None else tensor.count * each
 
 
-def cache_per_token(config: Mapping[str, Any]) -> int:
-    """Numbers that one token adds to the key and value caches."""
+def cache_bytes(config: Mapping[str, Any], size: int, kv_cache_dtype: str = "auto") -> int:
+    """Bytes that one token adds to the key and value caches; `size` are those of a number in the model's type."""
     heads = int(config.get("num_attention_heads") or 1)
     head = int(config.get("head_dim") or int(config.get("hidden_size") or 0) // heads)
-    return 2 * int(config.get("num_hidden_layers") or 0) * int(config.get("num_key_value_heads") or heads) * head
+    vectors = 2 * int(config.get("num_hidden_layers") or 0) * int(config.get("num_key_value_heads") or heads)
+    return vectors * (head + size if kv_cache_dtype == "int8" else head * size)
+
+
+def check_kv_cache_dtype(name: object) -> None:
+    """Raise OptionError unless keys and values can be held so."""
+    if name not in KV_CACHE_DTYPES:
+        raise OptionError(f"kv_cache_dtype must be one of {', '.join(KV_CACHE_DTYPES)}, got {name!r:.40}")
 
 
 def check_memory(name: str, needed: Estimate, free: int, device: str, precision: Precision, window: int) -> None:

@@ -7,7 +7,7 @@ least recently used ones make room for new ones. Knows ids and opaque tensors; n
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ class Kept:
     """The ids of one row and their keys and values, as `KeyValues.taken` gives them."""
 
     ids: Any
-    scope: str | None
+    scope: Hashable
     values: list[Any]
 
     @property
@@ -40,7 +40,7 @@ class Prefixes:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def longest(self, ids: Sequence[int], scope: str | None = None) -> tuple[Kept | None, int]:
+    def longest(self, ids: Sequence[int], scope: Hashable = None) -> tuple[Kept | None, int]:
         """What shares the longest beginning with `ids`, and how many tokens of it; at most all but the last one.
 
         A model makes a token from the one before it, so at least the last token of a prompt has to be read again.
@@ -55,7 +55,7 @@ class Prefixes:
         self._kept.move_to_end(best)
         return self._kept[best], length
 
-    def keep(self, ids: Sequence[int], values: list[Any], budget: int, scope: str | None = None) -> None:
+    def keep(self, ids: Sequence[int], values: list[Any], budget: int, scope: Hashable = None) -> None:
         """Keep a row, in place of those that are its beginnings, and no more than `budget` bytes in all."""
         new = Kept(np.asarray(ids, np.int64), scope, values)
         if new.bytes > budget:
@@ -69,7 +69,7 @@ class Prefixes:
         self._next += 1
         self.bytes += new.bytes
 
-    def covers(self, ids: Sequence[int], scope: str | None = None) -> bool:
+    def covers(self, ids: Sequence[int], scope: Hashable = None) -> bool:
         """Whether something that is kept begins with all of these ids."""
         wanted = np.asarray(ids, np.int64)
         return any(one.scope == scope and common(one.ids, wanted) == len(wanted) for one in self._kept.values())

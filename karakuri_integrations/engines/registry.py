@@ -114,10 +114,11 @@ class Shared:
             worker.submit(job, max_queue)
         return worker
 
-    def _load(self, family: Family) -> Batch:
+    def _load(self, family: Family, job: Job[Batch]) -> Batch:
         if self._draft is not None:
             self._check_draft(self._draft)
-        loaded = load(self.checkpoint, self.key.precision, self.key.device)
+        held_in = getattr(job, "kv_cache_dtype", "auto")  # of those that need keys and values at all
+        loaded = load(self.checkpoint, self.key.precision, self.key.device, held_in)
         self.canary(family)
         from .batching import Batch  # imports torch, which `load` has found to be there
 

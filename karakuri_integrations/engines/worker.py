@@ -67,7 +67,7 @@ class Worker(Generic[LoadedT]):
     """Runs jobs in its own thread, in their order. The model is loaded for the first job and freed at the end.
 
     Args:
-        load: makes the loaded model; called in the thread.
+        load: makes the loaded model, for the job that is given; called in the thread.
         translate: the error to raise for an exception of a job, and what cleans up after it; it takes the frames of
             this thread from the exception, so that who keeps the error does not keep the model.
         after: a worker that must have ended before this one loads.
@@ -75,7 +75,7 @@ class Worker(Generic[LoadedT]):
 
     def __init__(
         self,
-        load: Callable[[], LoadedT],
+        load: Callable[[Job[LoadedT]], LoadedT],
         translate: Callable[[BaseException], tuple[EngineError, Callable[[], None]]],
         after: Worker[LoadedT] | None = None,
     ) -> None:
@@ -178,7 +178,7 @@ class Worker(Generic[LoadedT]):
 
     def _begin(self, job: Job[LoadedT], loaded: list[LoadedT]) -> None:
         if not loaded:
-            loaded.append(self._load())
+            loaded.append(self._load(job))
         if not job.channel.cancelled:
             job.run(loaded[0])
 

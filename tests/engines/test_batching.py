@@ -16,6 +16,7 @@ from karakuri_integrations.conversation import Control, Prompt, Sampling
 from karakuri_integrations.engines import LocalEngine, decoding
 from karakuri_integrations.engines.key_values import KeyValues
 from karakuri_integrations.engines.lookup import Lookup
+from karakuri_integrations.engines.memory import KV_CACHE_DTYPES
 from karakuri_integrations.engines.prefixes import Prefixes, common
 from karakuri_integrations.errors import DeadlineError, DeviceMemoryError, EngineError, NumericalError, WorkerError
 
@@ -186,18 +187,20 @@ def test_no_more_join_than_the_memory_holds(checkpoint, alone):
     right = [answer(alone, f"{n} 番", max_tokens=30) for n in range(4)]
     engine = plain(checkpoint)
     batch, sizes = batch_of(engine), set()
-    batch._most, before = 2 * 240, batch._most
+    batch._fit, before = {"auto": 2 * 240}, batch._fit
     hook = batch.model.register_forward_hook(lambda _m, _g, output: sizes.add(output.logits.shape[0]))
     assert at_once([lambda n=n: answer(engine, f"{n} 番", max_tokens=30) for n in range(4)]) == right
     hook.remove()
-    batch._most = before
+    batch._fit = before
     assert max(sizes) == 2
 
 
-def test_numbers_that_are_none_stay_in_their_row(checkpoint, alone):
+@pytest.mark.parametrize("dtype", KV_CACHE_DTYPES)
+def test_numbers_that_are_none_stay_in_their_row(checkpoint, alone, dtype):
     """What a failed reply leaves behind lies under the columns of the others, hidden; 0 times NaN is NaN."""
+    alone = LocalEngine(**{**alone._arguments, "kv_cache_dtype": dtype})
     right = [answer(alone, QUESTIONS[n], max_tokens=40) for n in (0, 5)]
-    engine = plain(checkpoint, prefix_cache_mib=0)
+    engine = plain(checkpoint, prefix_cache_mib=0, kv_cache_dtype=dtype)
     model = loaded_model(engine)
     layer = model.model.layers[0].self_attn.v_proj
 
@@ -442,18 +445,19 @@ def test_errors_that_are_kept_do_not_keep_the_model(checkpoint):
     assert ghost() is None
 
 
-def test_room_that_could_not_be_made_leaves_what_is_there():
-    """Of two layers the first has grown when the device is full."""
+@pytest.mark.parametrize("grown", [0, 1, 2, 3])
+def test_room_that_could_not_be_made_leaves_what_is_there(grown):
+    """Of two layers some tensors have grown when the device is full."""
     values = KeyValues()
     values.reserve(1, 100, 10**6)
     for number in range(2):
-        for one in values.layer(number, torch.ones(1, 1, 1, 1)):
+        for one in values.layer(number, [torch.ones(1, 1, 1, 4), torch.ones(1, 1, 1, 1)]):
             one[0, :, :100] = number + 1
     resized, calls = values._resized, []
 
     def full(old):
         calls.append(old)
-        if len(calls) > 2:
+        if len(calls) > grown:
             raise MemoryError
         return resized(old)
 
@@ -464,7 +468,7 @@ def test_room_that_could_not_be_made_leaves_what_is_there():
     for rows, columns in ((2, 300), (4, 700)):
         values.reserve(rows, columns, 10**6)
         for number in range(2):
-            for one in values.layer(number, None):
+            for one in values.layer(number, []):
                 assert one.shape[0] >= rows and one.shape[2] >= columns
                 assert one[0, 0, :100, 0].tolist() == [number + 1] * 100
 
@@ -472,9 +476,9 @@ def test_room_that_could_not_be_made_leaves_what_is_there():
 def test_room_beyond_the_memory_is_made_as_asked_for_only():
     values = KeyValues()
     values.reserve(1, 4000, 10**6)
-    values.layer(0, torch.ones(1, 1, 1, 1))[0][0, :, :200] = 7
+    values.layer(0, [torch.ones(1, 1, 1, 1)] * 2)[0][0, :, :200] = 7
     values.reserve(9, 300, 9 * 400)  # the long one has left
-    one = values.layer(0, None)[0]
+    one = values.layer(0, [])[0]
     assert (one.shape[0], one.shape[2]) == (9, 384)
     assert one[0, 0, :200, 0].tolist() == [7] * 200
 
@@ -528,9 +532,10 @@ def test_a_call_that_cannot_join_fails_alone_and_leaves_no_memory(checkpoint, al
     assert (batch._values._rows, batch._values._columns) == (0, 0)
 
 
-def test_a_prompt_that_is_left_half_read_leaves_no_wrong_numbers(checkpoint, monkeypatch):
+@pytest.mark.parametrize("dtype", KV_CACHE_DTYPES)
+def test_a_prompt_that_is_left_half_read_leaves_no_wrong_numbers(checkpoint, monkeypatch, dtype):
     """They would spoil every call that begins alike, and the columns that others do not see."""
-    engine = plain(checkpoint)
+    engine = plain(checkpoint, kv_cache_dtype=dtype)
     batch, model = batch_of(engine), loaded_model(engine)
     monkeypatch.setattr(decoding, "PREFILL_CHUNK", 32)
     batch.prefixes.clear()
