@@ -193,6 +193,14 @@ def test_what_is_kept_and_what_is_guessed_changes_nothing(checkpoint, eight, how
     assert usage(engine, raw(REPEATING)).cache_read == engine.count_tokens(raw(REPEATING)) - 1
 
 
+def test_a_draft_model_that_reads_in_its_own_type_changes_nothing(checkpoint, eight):
+    """The same weights, so that many of its guesses are right and some are not."""
+    right = [answer(eight, one, max_tokens=40) for one in QUESTIONS[:4]]
+    engine = plain(checkpoint, draft_model=checkpoint, kv_cache_dtype="int8")
+    assert [answer(engine, one, max_tokens=40) for one in QUESTIONS[:4]] == right
+    engine.close()
+
+
 def test_a_sliding_window_slides(tmp_path_factory):
     from transformers import MixtralConfig, MixtralForCausalLM
 
