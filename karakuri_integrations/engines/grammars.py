@@ -17,9 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..conversation import Grammar
-from ..errors import EngineError, MissingDependencyError
+from ..errors import EngineError, MissingDependencyError, UnsupportedSchemaError
 from .endings import Endings, allowed_tokens
 from .hub import INSTALL_HINT
+from .schema_places import cause
+from .schema_rules import placed
 from .schema_words import prepared, refusal
 
 __all__ = ["Constraint", "Grammars", "fitting"]
@@ -79,7 +81,8 @@ class Grammars:
         """The grammar at the beginning of a reply of at most `room` tokens.
 
         Raises:
-            UnsupportedSchemaError: no grammar can be made of the schema; names the word that is the cause.
+            UnsupportedSchemaError: no grammar can be made of the schema, also where that is so of one of several tools;
+                names the tool, the place and the word that is the cause.
         """
         matcher = self._matcher(grammar)
         return Constraint(self, matcher, room, text=bool(grammar.opener) and grammar.text_schema is None)
@@ -101,7 +104,7 @@ class Grammars:
             return found.matcher.deep_copy()
 
     def _compile(self, grammar: Grammar) -> Any:
-        return _compiled(self.tokenizer, _lark(grammar))
+        return _compiled(self.tokenizer, grammar)
 
 
 def fitting(grammar: Grammar, reply: str) -> int | None:
@@ -110,7 +113,7 @@ def fitting(grammar: Grammar, reply: str) -> int | None:
     White space between the parts of JSON is free here. Keys must stand in the schema's order, and characters as they
     are: a model that is held to the grammar writes nothing else.
     """
-    matcher = _compiled(_import().LLTokenizer("byte"), _lark(grammar, style={}))
+    matcher = _compiled(_import().LLTokenizer("byte"), grammar, style={})
     sent = reply.encode()
     taken = matcher.try_consume_tokens(list(sent))
     if taken == len(sent) and matcher.is_accepting():
@@ -118,11 +121,36 @@ def fitting(grammar: Grammar, reply: str) -> int | None:
     return len(sent[:taken].decode(errors="ignore"))
 
 
-def _compiled(tokenizer: Any, lark: str) -> Any:
-    found = _import().LLMatcher(tokenizer, lark, log_level=0)
-    if found.is_error():
-        raise refusal(found.get_error())
+def _compiled(tokenizer: Any, grammar: Grammar, style: Mapping[str, Any] = _STYLE) -> Any:
+    found = _tried(tokenizer, grammar, style)
+    if isinstance(found, UnsupportedSchemaError):
+        raise _placed(found, grammar)
     return found
+
+
+def _tried(tokenizer: Any, grammar: Grammar, style: Mapping[str, Any] = _STYLE) -> Any:
+    """A matcher, or why there is none."""
+    try:
+        found = _import().LLMatcher(tokenizer, _lark(grammar, style), log_level=0)
+    except UnsupportedSchemaError as error:
+        return error
+    return refusal(found.get_error()) if found.is_error() else found
+
+
+def _placed(error: UnsupportedSchemaError, grammar: Grammar) -> UnsupportedSchemaError:
+    """The same, with the place of its cause."""
+    tokenizer = _import().LLTokenizer("byte")
+
+    def trial(schema: Any) -> UnsupportedSchemaError | None:
+        found = _tried(tokenizer, Grammar(json.dumps(schema)))
+        return found if isinstance(found, UnsupportedSchemaError) else None
+
+    for text in (grammar.schema, grammar.text_schema):
+        schema = json.loads(text or "true")
+        found = trial(schema)
+        if found is not None:
+            return placed(found, cause(schema, found, trial))
+    return error
 
 
 def _lark(grammar: Grammar, style: Mapping[str, Any] = _STYLE) -> str:

@@ -18,8 +18,10 @@ from typing import Any, Final, TypeAlias
 from ..errors import UnsupportedSchemaError
 from ..tools.schema_logic import ANNOTATIONS, TYPES, Schema, disjoint, every, kinds, named, negated, some, values
 
-__all__ = ["Outer", "refused", "rewritten"]
+__all__ = ["Outer", "placed", "refused", "rewritten"]
 
+#: What the error for a schema speaks of, until its cause was looked for.
+_WHOLE: Final = "this JSON schema"
 #: So many alternatives are written out for one word at most.
 _MOST: Final = 100
 #: `contains` looks for its item among the first so many.
@@ -65,10 +67,17 @@ class Outer:
 def refused(why: str, keyword: str) -> UnsupportedSchemaError:
     """The error for a schema, without the schema."""
     error = UnsupportedSchemaError(
-        f"no grammar can be made of this JSON schema ({why[:200]}); leave the word out, or describe the rule in words "
-        "and check the arguments in the tool"
+        f"no grammar can be made of {_WHOLE} ({why[:200]}); leave the word out, or describe the rule in words and check "
+        "the arguments in the tool"
     )
     error.keyword = keyword
+    return error
+
+
+def placed(refusal: UnsupportedSchemaError, where: str) -> UnsupportedSchemaError:
+    """The same error, with the place of its cause."""
+    error = UnsupportedSchemaError(str(refusal).replace(_WHOLE, where, 1))
+    error.keyword = refusal.keyword
     return error
 
 

@@ -166,7 +166,7 @@ class _Ends:
         items = self._root.get("items") if isinstance(self._root, Mapping) else None
         for one in (self._root, items, *_list(items, "anyOf")):
             if found and not self._schema(one, frozenset()):
-                raise refused(f"{min(found)[:60]!r} must hold itself without end", "$ref")
+                raise refused("nothing fits a reference, or only what holds itself without end", "$ref")
         return found
 
     def _reference(self, name: str, within: frozenset[str]) -> bool:

@@ -14,7 +14,7 @@ from .brackets import BRACKETS
 from .command_r import COMMAND_R
 from .given import TOOL_OPTIONS, tooling_of, usable_name
 from .reading import CallReader
-from .schemas import list_of_calls, shown_place
+from .schemas import list_of_calls, shown_place, tools_in
 from .syntax import Result, Syntax
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "shown_place",
     "syntax_of",
     "tooling_of",
+    "tools_in",
     "usable_name",
 ]
 

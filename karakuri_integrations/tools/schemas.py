@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from ..conversation import CallForm, Tool, Tooling
 from .schema_logic import DATA, NAMED, disjoint, named, references, words
 
-__all__ = ["MOST_CALLS", "closed", "list_of_calls", "shown_place"]
+__all__ = ["MOST_CALLS", "closed", "list_of_calls", "shown_place", "tools_in"]
 
 #: A reply's list of calls ends at the latest after this many.
 MOST_CALLS: Final = 16
@@ -183,6 +183,17 @@ def _call(name: str, arguments: str, form: CallForm) -> dict[str, Any]:
         "required": keys,
         "additionalProperties": False,
     }
+
+
+def tools_in(schema: Any) -> Iterator[tuple[str, Any]]:
+    """(name, parameters) of the tools whose calls `list_of_calls` made this schema of; of other schemas nothing."""
+    items = schema.get("items") if isinstance(schema, Mapping) else None
+    options = items.get("anyOf", [items]) if isinstance(items, Mapping) else ()
+    for place, option in enumerate(options):
+        parts = [*option["properties"].values()] if isinstance(option, Mapping) and "properties" in option else []
+        if parts[1:] != [{"$ref": f"#/$defs/t{place}"}] or "const" not in parts[0]:
+            return
+        yield parts[0]["const"], parts[1]
 
 
 def _moved(schema: Any, place: str) -> Any:
