@@ -32,7 +32,8 @@ class Decoder:
     def __init__(self, prompt: Prompt, stop: tuple[str, ...] = ()) -> None:
         self._escaped = Unescape(prompt.literals)
         self._called = Unescape(prompt.literals)
-        self._calls = CallReader(prompt.calls, self._called.push) if prompt.calls is not None else None
+        schema = prompt.grammar.schema if prompt.grammar is not None else ""
+        self._calls = CallReader(prompt.calls, self._called.push, schema) if prompt.calls is not None else None
         self._stop = _Stop(stop) if stop else None
         self._strip = _Strip() if prompt.strip_reply else None
         self._sent: list[str] = []

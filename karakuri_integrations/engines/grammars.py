@@ -8,6 +8,7 @@ and the decoding loop are `decoding`'s, the search for ends is `endings`', what 
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from collections import OrderedDict
@@ -18,11 +19,13 @@ from typing import Any, Final
 
 from ..conversation import Grammar
 from ..errors import EngineError, MissingDependencyError, UnsupportedSchemaError
+from ..tools.repeats import loosened
 from .endings import Endings, allowed_tokens
 from .hub import INSTALL_HINT
 from .schema_places import cause
 from .schema_rules import placed
 from .schema_words import prepared, refusal
+from .unrepeated import Unrepeated, Vocabulary, Watch
 
 __all__ = ["Constraint", "Grammars", "fitting"]
 
@@ -67,6 +70,7 @@ class Grammars:
         self.tokenizer = _import().LLTokenizer(description, n_vocab=self.size, eos_token=end)
         texts = [bytes_of(one) if one < tokens else b"" for one in range(width)]
         self.endings = Endings(texts)
+        self._vocabulary = functools.cache(lambda: Vocabulary(texts))
         self._compiled: OrderedDict[Grammar, _Kept] = OrderedDict()
         self._lock = threading.Lock()
         #: Masks are computed here while the model computes.
@@ -104,7 +108,8 @@ class Grammars:
             return found.matcher.deep_copy()
 
     def _compile(self, grammar: Grammar) -> Any:
-        return _compiled(self.tokenizer, grammar)
+        matcher, watch = _compiled(self.tokenizer, grammar), _watch(grammar)
+        return matcher if watch is None else Unrepeated(matcher, self._vocabulary(), watch)
 
 
 def fitting(grammar: Grammar, reply: str) -> int | None:
@@ -116,9 +121,30 @@ def fitting(grammar: Grammar, reply: str) -> int | None:
     matcher = _compiled(_import().LLTokenizer("byte"), grammar, style={})
     sent = reply.encode()
     taken = matcher.try_consume_tokens(list(sent))
-    if taken == len(sent) and matcher.is_accepting():
+    fits = len(sent[:taken].decode(errors="ignore"))
+    repeated = _repeated(grammar, reply[:fits])
+    if repeated is not None:
+        return repeated
+    return None if taken == len(sent) and matcher.is_accepting() else fits
+
+
+def _repeated(grammar: Grammar, reply: str) -> int | None:
+    """How many characters of it come before an item that a list must not hold again; None where none does."""
+    watch = _watch(grammar)
+    if watch is not None:
+        for place, character in enumerate(reply):
+            watch.push(character.encode())
+            if watch.repeated:
+                return place
+    return None
+
+
+def _watch(grammar: Grammar) -> Watch | None:
+    """What reads a reply where the grammar alone cannot hold it: lists that must hold each item once."""
+    schema, text_schema = json.loads(grammar.schema), json.loads(grammar.text_schema or "null")
+    if loosened(schema) is schema and loosened(text_schema) is text_schema:
         return None
-    return len(sent[:taken].decode(errors="ignore"))
+    return Watch(schema, grammar.opener, text_schema)
 
 
 def _compiled(tokenizer: Any, grammar: Grammar, style: Mapping[str, Any] = _STYLE) -> Any:
@@ -173,7 +199,7 @@ def _lark(grammar: Grammar, style: Mapping[str, Any] = _STYLE) -> str:
 
 
 def _styled(schema: str, style: Mapping[str, Any]) -> str:
-    return json.dumps({**prepared(json.loads(schema)), "x-guidance": dict(style)})
+    return json.dumps({**prepared(loosened(json.loads(schema))), "x-guidance": dict(style)})
 
 
 def _literally(text: str) -> str:
@@ -184,7 +210,7 @@ def _literally(text: str) -> str:
 class Constraint:
     """One reply held to a grammar. For each token: look at `allowed`, choose one of them, `take` it.
 
-    `ended_early`: the reply was led to its end because its tokens ran out.
+    `ended_early`: the reply was led to its end because its tokens ran out, or cut where it could only repeat an item.
     """
 
     def __init__(self, grammars: Grammars, matcher: Any, room: int, *, text: bool = False) -> None:
@@ -214,8 +240,10 @@ class Constraint:
         if not self._known and not self._text:
             self._path, self._known = self._found(), True
         mask = allowed_tokens(self._matcher, self._grammars.width)
-        if self._matcher.is_error() or not mask.any():
+        if self._matcher.is_error() or not (mask.any() or isinstance(self._matcher, Unrepeated)):
             raise self._stuck()
+        if not mask.any():  # whatever followed would repeat an item: the reply is cut
+            self.ended_early = mask[self.end] = True
         return mask
 
     def take(self, token: int) -> list[int]:
@@ -226,6 +254,9 @@ class Constraint:
         if not self._fits(token):
             return self._ended()
         self._left -= 1
+        if isinstance(self._matcher, Unrepeated) and self._matcher.repeated:
+            self.ended_early = True
+            return [token, self.end][: 1 + max(0, min(1, self._left))]
         forced = self._forced()
         self._left -= len(forced)
         return [token, *forced]

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import combinations, permutations
+from itertools import combinations
 from typing import Any, Final, TypeAlias
 
 from ..errors import UnsupportedSchemaError
@@ -67,8 +67,8 @@ class Outer:
 def refused(why: str, keyword: str) -> UnsupportedSchemaError:
     """The error for a schema, without the schema."""
     error = UnsupportedSchemaError(
-        f"no grammar can be made of {_WHOLE} ({why[:200]}); leave the word out, or describe the rule in words and check "
-        "the arguments in the tool"
+        f"no grammar can be made of {_WHOLE} ({why[:200]}); leave the word out, or describe the rule in words and "
+        "check the arguments in the tool"
     )
     error.keyword = keyword
     return error
@@ -298,27 +298,6 @@ def _contains(schema: Mapping[str, Any], root: Schema) -> _Change | None:
     return _Change(words, parts=(_or_no("array", places, schema, root),))
 
 
-def _unique(schema: Mapping[str, Any], root: Schema) -> _Change | None:
-    """Where the items are a few values, the lists without a repetition are written out."""
-    items = values(schema.get("items"))
-    if (
-        schema.get("uniqueItems") is not True
-        or items is None
-        or schema.get("type") != "array"
-        or "prefixItems" in schema
-    ):
-        return None
-    if any(isinstance(one, list | dict | float) for one in items):
-        return None
-    items = list({(type(one), one): one for one in items}.values())
-    low, high = int(schema.get("minItems", 0)), int(min(len(items), schema.get("maxItems", len(items))))
-    if sum(math.perm(len(items), count) for count in range(low, high + 1)) > _MOST:
-        return None
-    lists = [list(one) for count in range(low, high + 1) for one in permutations(items, count)]
-    words = tuple(word for word in ("uniqueItems", "items", "minItems", "maxItems", "type") if word in schema)
-    return _Change(words, parts=({"enum": lists},))
-
-
 # --- logic ---
 
 
@@ -380,5 +359,5 @@ def _of_other_types(kind: str, schema: Mapping[str, Any], root: Schema) -> Itera
 #: In this order: what a rule puts in, a later one may have to say in other words.
 _FIRST_RULES: Final[tuple[_Rule, ...]] = (_unevaluated_properties, _unevaluated_items)
 _RULES: Final[tuple[_Rule, ...]] = (
-    *_FIRST_RULES, _property_names, _dependent, _contains, _unique, _not, _if, _one_of,
+    *_FIRST_RULES, _property_names, _dependent, _contains, _not, _if, _one_of,
 )  # fmt: skip

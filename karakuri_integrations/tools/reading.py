@@ -10,17 +10,19 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final
 
 from ..conversation import CallDelta, CallForm, ToolCall
+from .repeats import repeats_in
 
 __all__ = ["CallReader"]
 
 _CUT: Final = "the reply ended before the call was complete"
 _NO_JSON: Final = "the reply holds no JSON list of calls"
 _NO_OBJECT: Final = "the call's arguments are no JSON object"
+_TWICE: Final = "a list of the call's arguments holds an item twice; its schema wants each once"
 _MORE: Final = "the reply goes on after its list of calls"
 
 
@@ -29,10 +31,14 @@ class CallReader:
 
     `taken_back` is what undoes the escaping of data in the calls (a text, and whether it is the last one). The opener
     is looked for in the text as it comes: one that is escaped is data that the model repeats, and opens nothing.
+    `schema` is that of the list of calls; of its words `uniqueItems` is looked at again, which not every server holds.
     """
 
-    def __init__(self, form: CallForm, taken_back: Callable[[str, bool], str] = lambda text, _: text) -> None:
+    def __init__(
+        self, form: CallForm, taken_back: Callable[[str, bool], str] = lambda text, _: text, schema: str = ""
+    ) -> None:
         self._form, self._taken_back = form, taken_back
+        self._schema = json.loads(schema) if '"uniqueItems"' in schema else None
         self._mark = form.opener.rstrip()
         self._buffer = self._opener = ""
         self._list: _List | None = None
@@ -85,7 +91,15 @@ class CallReader:
 
     def calls(self) -> tuple[ToolCall, ...]:
         """Every call of the reply so far, whole or with an `error`."""
-        return () if self._list is None else self._list.calls()
+        found = () if self._list is None else self._list.calls()
+        return found if self._schema is None else tuple(map(self._checked, found))
+
+    def _checked(self, call: ToolCall) -> ToolCall:
+        if call.error is not None:
+            return call
+        keys = self._form.name_key, self._form.arguments_key
+        text = f'[{{"{keys[0]}": {json.dumps(call.name)}, "{keys[1]}": {call.arguments}}}]'
+        return replace(call, error=_TWICE) if repeats_in(self._schema, text) else call
 
 
 @lru_cache(maxsize=16)
