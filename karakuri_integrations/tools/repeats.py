@@ -17,10 +17,10 @@ from .schema_logic import ANNOTATIONS, DATA, NAMED, Schema, named, references, v
 
 __all__ = ["Item", "Repeats", "loosened", "number", "repeats_in"]
 
-#: Beside these a list may be looked at for what it must not be; there `uniqueItems` stays as it is.
+#: Under these a list is looked at for what it must not be, or only sometimes; there `uniqueItems` stays as it is.
 _ELSEWHERE: Final = frozenset(
-    {"not", "if", "contains", "propertyNames", "dependentSchemas", "dependencies", "unevaluatedItems",
-     "unevaluatedProperties", "$dynamicRef", "$id"}
+    {"not", "if", "then", "else", "contains", "propertyNames", "dependentSchemas", "dependencies", "unevaluatedItems",
+     "unevaluatedProperties", "additionalItems"}
 )  # fmt: skip
 _PARTS: Final = ("allOf", "anyOf", "oneOf")
 _WHOLE: Final = frozenset({"type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
@@ -34,19 +34,24 @@ _SPACE: Final = b" \t\r\n"
 
 def loosened(schema: Schema) -> Schema:
     """The schema without `uniqueItems`, where `Repeats` can watch every list that has it; else the schema itself."""
-    if not any(key == "uniqueItems" and value is True for key, value in _all_words(schema)):
+    if not _wanted(schema) or any(one in ("$id", "$dynamicRef") for one, _ in _all_words(schema)):
         return schema
-    if any(key in _ELSEWHERE for key, _ in _all_words(schema)):
+    elsewhere = [value for word, value in _all_words(schema) if word in _ELSEWHERE]
+    if any(_wanted(one) or any(references(one)) for one in elsewhere):
         return schema
     if any(named(schema, one) is None for one in references(schema)):
         return schema
     return _without(schema, schema)
 
 
+def _wanted(schema: Schema) -> bool:
+    return any(word == "uniqueItems" and value is True for word, value in _all_words(schema))
+
+
 def _all_words(schema: Schema) -> Iterator[tuple[str, Any]]:
-    for key, value in words(schema):
-        if key:
-            yield key, value
+    for word, value in words(schema):
+        if word:
+            yield word, value
         yield from _all_words(value)
 
 
@@ -268,10 +273,11 @@ def _matches(pattern: str, key: str) -> bool:
 
 
 def _of_place(schema: Mapping[str, Any], place: int) -> Schema:
-    first = schema.get("prefixItems")
+    items = schema.get("items")
+    first = items if isinstance(items, list) else schema.get("prefixItems")
     if isinstance(first, list) and place < len(first):
         return first[place]
-    return schema.get("items")
+    return None if isinstance(items, list) else items
 
 
 def number(text: str) -> Decimal | float:
