@@ -6,6 +6,8 @@ call; **OPENAI** is the same, because its own program exists for OpenAI's class 
 the prompt and reads whatever comes back. **LM_FORMAT_ENFORCER** knows two other classes and is refused; DEFAULT holds
 the reply to the schema already.
 
+Sets (`uniqueItems`) hold each item once; a local reply that could only repeat one is cut, which is an error.
+
 LlamaIndex's programs complete the JSON of a stream that was cut and end as if it were whole, and their errors quote the
 reply. The two here give the same partial objects, and a reply that makes no object is the same error everywhere: in a
 stream at its end.

@@ -463,6 +463,9 @@ class ChatKarakuri(BaseChatModel):
             response_format: what a reply that is no call must be: a schema of any kind, or OpenAI's dict.
             kwargs: further call options, such as attributes or max_tokens.
 
+        A list whose schema has `uniqueItems` (a set) holds each item once. A local reply that could only repeat one is
+        cut there, and a served one that does repeat one is in `invalid_tool_calls`.
+
         Raises:
             ToolDefinitionError: something here is not of its form.
             OptionError: an unknown option.
@@ -503,7 +506,8 @@ class ChatKarakuri(BaseChatModel):
             kwargs: further call options, such as attributes or max_tokens.
 
         In a stream, dicts come as they grow and instances when they are whole. A reply that was cut raises
-        langchain-core's OutputParserException, whose `llm_output` is the reply.
+        langchain-core's OutputParserException, whose `llm_output` is the reply. Sets are as in `bind_tools`; of a served
+        reply that repeats an item pydantic makes a set all the same.
 
         Raises:
             OptionError: an unknown method or option.

@@ -3,7 +3,8 @@
 llguidance compiles and matches (https://github.com/guidance-ai/llguidance); this module says what a `Grammar` is in its
 Lark dialect, keeps what was compiled, and ends a reply whose tokens run out: while a reply is JSON, a way to its end is
 always known that still fits, and is taken where a token would leave no room for one. Knows numpy and token ids; torch
-and the decoding loop are `decoding`'s, the search for ends is `endings`', what a schema may say is `schema_words`'.
+and the decoding loop are `decoding`'s, the search for ends is `endings`', what a schema may say is `schema_words`', and
+lists that must hold each item once are `unrepeated`'s.
 """
 
 from __future__ import annotations

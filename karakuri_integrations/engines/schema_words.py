@@ -1,8 +1,9 @@
 """JSON schemas as llguidance takes them, and what it says of those that it does not take.
 
 The words that decide nothing are left out, since llguidance refuses some of them: a format that it does not know (in
-the standard a format is an annotation), `uniqueItems: false`, a `then` without an `if`. Everything that is left and
-that it cannot hold a reply to is refused by name (https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md).
+the standard a format is an annotation), `uniqueItems: false`, a `then` without an `if`. `uniqueItems: true` no grammar
+can say; where `tools.repeats` can watch the list, it was taken out before. Everything that is left and that it cannot
+hold a reply to is refused by name (https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md).
 """
 
 from __future__ import annotations

@@ -122,6 +122,10 @@ SCHEMAS = {
     "formats": object_of(a={"type": "string", "format": "date-time"}, b={"type": "string", "format": "password", "maxLength": 5}),
     "list-like": object_of(x={"type": "array", "prefixItems": [{"type": "null"}, {"const": "a"}], "items": False, "minItems": 2}),
     "map": {"type": "object", "additionalProperties": {"type": "integer"}, "minProperties": 1, "maxProperties": 2},
+    "sets": object_of(
+        tags={"type": "array", "items": {"type": "string", "maxLength": 2}, "uniqueItems": True, "minItems": 3},
+        units={"type": "array", "items": {"enum": ["摂氏", "華氏", 3]}, "uniqueItems": True, "minItems": 2},
+    ),
     "counts": {
         "type": "object",
         "properties": {name: {"type": "boolean"} for name in "abcd"},
@@ -537,7 +541,7 @@ async def test_compiling_does_not_block_the_event_loop(engine, monkeypatch):
     ("value", "word"),
     [
         ({"not": {"pattern": "a"}}, "not"),
-        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"if": {"type": "array"}, "then": {"uniqueItems": True}}, "uniqueItems"),
         ({"type": "array", "contains": {"type": "null"}, "maxContains": 2}, "contains"),
         ({"type": "object", "minProperties": 2}, "minProperties"),
         ({"type": "object", "properties": dict.fromkeys("abcdefghij", True), "maxProperties": 5}, "maxProperties"),
@@ -561,6 +565,39 @@ def test_what_no_grammar_can_hold_is_named_before_anything_is_loaded(random_weig
     assert caught.value.keyword == word
     with pytest.raises(UnsupportedSchemaError):
         asyncio.run(anext(prepare(engine, tools=[tool(object_of(x=value))]).astream()))
+
+
+#: Parameters that nothing fits, each in a way of its own, and where the cause stands.
+NEVER = [
+    (object_of(a={"type": "integer", "minimum": 5, "maximum": 3}), "at 'a'"),
+    (object_of(a=False), ""),
+    (object_of(a={"anyOf": [{"enum": []}, {"type": "string", "pattern": "^a$", "minLength": 3}]}), "at 'a'"),
+    (object_of(a=object_of(b={"type": "array", "items": {"const": 1, "type": "string"}, "minItems": 1})), "at 'a.b'"),
+    ({**object_of(a={"$ref": "#/$defs/N"}), "$defs": {"N": object_of(b={"enum": []})}}, "at 'a.b'"),
+    ({**object_of(n={"$ref": "#/$defs/N"}), "$defs": {"N": object_of(n={"$ref": "#/$defs/N"})}}, "at 'n.n'"),
+    ({"type": "object", "additionalProperties": False, "required": ["a"]}, ""),
+    ({"type": "object", "not": {}}, ""),
+    (object_of(a=object_of(b={"type": "string", "pattern": "(?=a)b"})), "at 'a.b'"),
+]
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+@pytest.mark.parametrize("place", [None, 0, 1, 2])
+@pytest.mark.parametrize(("never", "where"), NEVER)
+def test_a_tool_that_could_never_be_called_is_named_also_among_others(engine, never, where, place, choice):
+    others = [] if place is None else [tool(object_of(a={"type": "integer"}), "good"), tool({}, "bare")]
+    tools = [*others[: place or 0], tool(never, "悪い"), *others[place or 0 :]]
+    with pytest.raises(UnsupportedSchemaError, match=f"the parameters of tool '悪い'.*{where}") as caught:
+        ask(engine, tools=tools, tool_choice=choice)
+    assert "good" not in str(caught.value)
+
+
+def test_the_place_in_an_answers_schema_is_named(engine):
+    schema = object_of(days={"type": "array", "items": object_of(day={"type": "string", "pattern": "(?=a)b"})})
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    for more in ({}, {"tools": [tool({})]}):
+        with pytest.raises(UnsupportedSchemaError, match="this JSON schema, at 'days.day'"):
+            ask(engine, response_format=form, **more)
 
 
 @pytest.mark.parametrize(

@@ -85,11 +85,29 @@ def test_the_other_familys_calls() -> None:
 
 
 def test_a_schema_that_nothing_can_hold_is_refused_under_strict() -> None:
+    schema = {"type": "object", "properties": {"a": {"not": {"pattern": "a"}}}}
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    assert answer('{"a": "b"}', response_format=form).text == '{"a": "b"}'
+    with pytest.raises(UnsupportedSchemaError, match="not"):
+        answer('{"a": "b"}', response_format=form, strict=True)
+
+
+def test_an_item_that_stands_twice_leaves_its_schema_under_strict() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
     form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
-    assert answer('{"a": [1, 1]}', response_format=form).text == '{"a": [1, 1]}'
-    with pytest.raises(UnsupportedSchemaError, match="uniqueItems"):
+    assert answer('{"a": [1, 2]}', response_format=form, strict=True).text == '{"a": [1, 2]}'
+    with pytest.raises(ScriptError, match="after 11 characters"):
         answer('{"a": [1, 1]}', response_format=form, strict=True)
+
+
+def test_a_call_that_repeats_an_item_is_invalid_with_its_text() -> None:
+    schema = {"type": "object", "properties": {"tags": {"type": "array", "uniqueItems": True}, "n": {"type": "array"}}}
+    options = {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]}
+    calls = '[{"name": "f", "arguments": {"tags": ["a", "b"], "n": [1, 1]}}, {"name": "f", "arguments": {"tags": [1, 1.0]}}]'
+    good, bad = answer(f"[TOOL_CALLS]\n{calls}", **options).calls
+    assert good.error is None
+    assert bad.arguments == '{"tags": [1, 1.0]}'
+    assert "twice" in (bad.error or "") and "1.0" not in (bad.error or "")
 
 
 def test_without_the_library_strict_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

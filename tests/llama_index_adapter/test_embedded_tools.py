@@ -2,7 +2,7 @@
 
 import json
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any
 
 import jsonschema
 import pytest
@@ -10,6 +10,7 @@ from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import ChatResponse
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
+from llama_index.core.types import PydanticProgramMode
 from pydantic import BaseModel, Field
 
 from karakuri_integrations.errors import ReplyFormatError
@@ -35,6 +36,13 @@ class City(BaseModel):
     name: str = Field(max_length=12)
     large: bool
     unit: Unit
+
+
+class Topic(BaseModel):
+    """What a text is about."""
+
+    tags: set[Annotated[str, Field(max_length=8)]] = Field(min_length=2, max_length=4)
+    units: frozenset[Unit] = Field(min_length=2)
 
 
 class Long(BaseModel):
@@ -76,6 +84,14 @@ async def test_structured_output_fits_its_class(llm: KarakuriLLM) -> None:
     assert one == await llm.astructured_predict(City, PROMPT, topic="東京")
     assert one == list(llm.stream_structured_predict(City, PROMPT, topic="東京"))[-1]
     assert one == llm.as_structured_llm(City).complete("東京について教えてください。").raw
+
+
+@pytest.mark.parametrize("mode", [PydanticProgramMode.DEFAULT, PydanticProgramMode.FUNCTION])
+def test_sets_are_held(mode: PydanticProgramMode) -> None:
+    llm = KarakuriLLM(max_tokens=200, pydantic_program_mode=mode)
+    topic = llm.structured_predict(Topic, PROMPT, topic="東京")
+    assert 2 <= len(topic.tags) <= 4
+    assert topic.units == frozenset(Unit)
 
 
 async def test_structured_output_that_was_led_to_its_end_is_an_error(llm: KarakuriLLM) -> None:
