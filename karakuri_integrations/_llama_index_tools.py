@@ -6,8 +6,9 @@ streamed programs, `Memory`'s token estimates, summaries and traces read). Each 
 message with both comes back as history, the blocks count.
 
 **Arguments** are kept as the JSON text that the reply holds, so that history is written as it was said. A finished call
-whose arguments are no JSON object, or repeat an item of a set, is listed under "invalid_tool_calls" with the reason and its text. It is never
-selected: running a tool with the beginning of its arguments could do something else than was meant.
+whose arguments are no JSON object, or repeat an item of a set, is listed under "invalid_tool_calls" with the reason and
+its text. It is never selected: running a tool with the beginning of its arguments could do something else than was
+meant.
 
 **Names.** LlamaIndex allows any tool name. What a prompt cannot hold, such as a space, becomes an underscore there, and
 the tool's own name again in the reply.

@@ -506,8 +506,8 @@ class ChatKarakuri(BaseChatModel):
             kwargs: further call options, such as attributes or max_tokens.
 
         In a stream, dicts come as they grow and instances when they are whole. A reply that was cut raises
-        langchain-core's OutputParserException, whose `llm_output` is the reply. Sets are as in `bind_tools`; of a served
-        reply that repeats an item pydantic makes a set all the same.
+        langchain-core's OutputParserException, whose `llm_output` is the reply. Sets are as in `bind_tools`; where a
+        served reply repeats an item, pydantic makes a set of it all the same.
 
         Raises:
             OptionError: an unknown method or option.
