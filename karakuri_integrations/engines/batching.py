@@ -3,43 +3,44 @@
 Each step reads one chunk of the prompt that joined last, if any of it is unread, and then makes a token (or several,
 see `lookup`) for each reply. The rows 0, 1, 2, ... of the keys and values belong to the replies being made, the row
 behind them to the one whose prompt is read. What a reply has read is kept when it leaves, and a prompt that begins
-alike begins there. Runs in a model's worker thread, which imports it; imports torch.
+alike begins there. Replies that outgrow the memory together wait their turn, the youngest first: see `parking`. Runs in
+a model's worker thread, which imports it; imports torch.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any, Final
 
 import numpy as np
 import torch
 
-from . import decoding
 from .decoding import Sequence
 from .drafting import Draft, DraftGuesser
-from .generating import Generation, Output, translate
-from .guessing import Guesser
+from .generating import Generation, Output, out_of_memory, translate
+from .guessing import MOST_GUESSES, Guesser
 from .key_values import KeyValues, Pass
 from .loading import Loaded
 from .lookup import Lookup
 from .memory import KV_CACHE_DTYPES, cache_bytes, free_ram
+from .pace import Pace
+from .parking import Parking
 from .prefixes import Prefixes, common
 
 __all__ = ["Batch"]
 
-_LEAST_CHUNK: Final = 32
-_SLICE: Final = 2.0  # steps that a chunk of a prompt may take while others wait for their next token
 _MARGIN: Final = 128  # columns for a reply to begin with
 _FREE: Final = 0.8  # the share of the memory left beside the weights that keys and values may take
 _WORTH: Final = 16  # a shared beginning of fewer tokens is read again
 
 
 class _Row:
-    """One reply in the batch."""
+    """One reply in the batch. `age` counts those that came before it."""
 
-    def __init__(self, job: Generation, draft: Draft | None) -> None:
-        self.job = job
+    def __init__(self, job: Generation, age: int, draft: Draft | None) -> None:
+        self.job, self.age = job, age
         guessers = (*_guessers(job, draft),)
         self.sequence = Sequence(job.prompt_ids, job.sampling, job.limit, job.eos, job.constraint, guessers)
         self.output = Output(job, self.sequence)
@@ -69,24 +70,25 @@ class Batch:
         self.prefixes = Prefixes()
         self._rows: list[_Row] = []
         self._reading: _Row | None = None
-        self._pace = _Pace()
+        self._parking = Parking[_Row]()
+        self._ages = count()
+        self._pace = Pace()
 
     @property
     def active(self) -> list[Generation]:
         """The jobs that have not ended."""
-        return [row.job for row in self._everyone()]
+        return [row.job for row in (*self._everyone(), *self._parking.rows)]
 
     def has_room(self, job: Generation) -> bool:
-        """Whether it may join: nobody's prompt is being read, and those who share are like it, few and short enough."""
-        if self._reading is not None:
+        """Whether it may join: nobody's prompt is being read or waits, and who share are alike, few, short enough."""
+        if self._reading is not None or self._parking.rows:
             return False
         if not self._rows:
             return True
         if job.kv_cache_dtype != self._values.dtype:
             return False
-        columns = max(len(job.prompt_ids), *(len(row.sequence.ids) for row in self._rows)) + _MARGIN
         few = len(self._rows) < min(job.max_batch, *(row.job.max_batch for row in self._rows))
-        return few and (len(self._rows) + 1) * columns <= self._most
+        return few and self._room_beside(len(job.prompt_ids))
 
     @property
     def _most(self) -> int:
@@ -95,27 +97,55 @@ class Batch:
 
     def join(self, job: Generation) -> None:
         """Begin a reply, from the longest beginning that is known."""
-        row = _Row(job, self._draft)
-        place = len(self._rows)
-        if not place:
+        row = _Row(job, next(self._ages), self._draft)
+        if not self._rows:
             self._values = KeyValues(job.kv_cache_dtype)
+        self._enter(row)
+        row.sequence.reused = row.sequence.read
+
+    def _enter(self, row: _Row) -> None:
+        place, sequence = len(self._rows), row.sequence
         try:
-            self._reserve(place + 1, len(job.prompt_ids) + min(job.limit, _MARGIN))
-            if job.cache_bytes:
+            self._reserve(place + 1, len(sequence.ids) + min(row.job.limit - sequence.made, _MARGIN))
+            if row.job.cache_bytes:
                 self._reuse(row, place)
-        except Exception:
+        except Exception as error:
+            if self._rows and out_of_memory(error):
+                self._parking.was_full(self._values.least(place + 1, max(len(sequence.ids), self._longest())))
+                self._parking.put(row)
+                return
             if not self._rows:  # no step will come that frees what was made
                 self._values.clear()
             raise
-        if row.sequence.unread > 1:
+        if sequence.unread > 1:
             self._reading = row
         else:
             self._rows.append(row)
 
     def step(self) -> None:
         """One round. Raises what a forward pass raises; then `drop` tells whom it concerned."""
+        clean = None
+        try:
+            self._round()
+        except Exception as error:
+            if len(self._everyone()) < 2 or not out_of_memory(error):
+                raise
+            _, clean = translate(error)
+        if clean is not None:  # only here are the error and what it holds of the memory gone
+            self._start_over(clean)
+            self._round()
+        if not self._rows and self._reading is None:
+            self._values.clear()
+            if self._draft is not None:
+                self._draft.rest()
+        self._parking.stepped(idle=not self.active)
+
+    def _round(self) -> None:
         for row in [one for one in self._everyone() if one.stopped]:
             self._leave(row)
+        self._parking.rows = [one for one in self._parking.rows if not one.stopped]
+        self._make_room()
+        self._come_back()
         reading = self._reading
         if reading is not None and self._alone(reading, lambda: self._read(reading)):
             self._leave(reading)
@@ -123,25 +153,61 @@ class Batch:
             self._leave(row)
         if self._rows:
             self._decode()
-        if not self._rows and self._reading is None:
-            self._values.clear()
-            if self._draft is not None:
-                self._draft.rest()
 
     def drop(self) -> list[Generation]:
-        """Forget all replies after a failure, and what they had read."""
-        jobs = self.active
-        for row in self._rows:
+        """Forget the replies that shared a pass after it failed, and what they had read."""
+        return [row.job for row in self._emptied()]
+
+    def _everyone(self) -> list[_Row]:
+        return self._rows if self._reading is None else [*self._rows, self._reading]
+
+    # --- memory ---
+
+    def _holds(self, rows: int, columns: int) -> bool:
+        return self._values.least(rows, columns) <= self._parking.room(self._most)
+
+    def _longest(self) -> int:
+        """Columns that the next pass needs."""
+        guesses = MOST_GUESSES if len(self._rows) == 1 else 0
+        return max((len(one.sequence.ids) for one in self._everyone()), default=0) + guesses
+
+    def _make_room(self) -> None:
+        """The youngest leave, until the memory holds what the next pass needs."""
+        while len(everyone := self._everyone()) > 1 and not self._holds(len(everyone), self._longest()):
+            youngest = max(everyone, key=lambda row: row.age)
+            self._leave(youngest)
+            youngest.sequence.read = 0
+            self._parking.put(youngest)
+
+    def _come_back(self) -> None:
+        """The oldest of those who wait, where there is room for a while or nobody else."""
+        waiting = self._parking.rows
+        if waiting and self._reading is None and self._room_beside(len(waiting[0].sequence.ids)):
+            row = waiting.pop(0)
+            self._alone(row, lambda: self._enter(row))
+
+    def _room_beside(self, ids: int) -> bool:
+        return not self._rows or self._holds(len(self._rows) + 1, max(ids, self._longest()) + _MARGIN)
+
+    def _start_over(self, clean: Callable[[], None]) -> None:
+        """The device is full, whatever the estimate said: all leave their rows, and the oldest goes on alone."""
+        self._parking.was_full(self._values.least(len(self._everyone()), self._longest()))
+        for row in reversed(self._emptied()):
+            self._parking.put(row)
+        clean()
+
+    def _emptied(self) -> list[_Row]:
+        """All replies, the oldest first. They have no rows any more, and what was read is forgotten."""
+        rows = sorted(self._everyone(), key=lambda row: row.age)
+        for row in rows:
             row.sequence.forget()
+            row.sequence.read = 0
         self._rows, self._reading = [], None
         self._values.clear()
         self.prefixes.clear()
         if self._draft is not None:
             self._draft.clear()
-        return jobs
-
-    def _everyone(self) -> list[_Row]:
-        return self._rows if self._reading is None else [*self._rows, self._reading]
+        return rows
 
     # --- prompts ---
 
@@ -163,7 +229,7 @@ class Batch:
             self._values.copy(nearest, place, length)
         elif kept is not None:
             self._values.put(place, kept.values, length)
-        row.sequence.read = row.sequence.reused = length
+        row.sequence.read = length
 
     def _read(self, row: _Row) -> bool:
         """A chunk of the prompt; all but its last token, which is read with the first step."""
@@ -216,12 +282,14 @@ class Batch:
         made = row.sequence.take if isinstance(found, torch.Tensor) else row.sequence.took
         return self._alone(row, lambda: row.output.put(made(found)))
 
-    def _alone(self, row: _Row, work: Callable[[], bool]) -> bool:
+    def _alone(self, row: _Row, work: Callable[[], bool | None]) -> bool:
         """Work that concerns one reply: if it fails, that one fails alone. Whether the reply has ended."""
         try:
-            return work()
-        except Exception as error:  # noqa: BLE001  # it goes to the consumer
-            failure, clean = translate(error)
+            return bool(work())
+        except Exception as error:
+            if row is self._reading and self._rows and out_of_memory(error):
+                raise
+            failure, clean = translate(error)  # it goes to the consumer
         row.failed = True
         clean()
         row.job.channel.put(failure)
@@ -282,7 +350,7 @@ class Batch:
         """Room for this beside all that was read."""
         everyone = self._everyone()
         columns = max([columns, *(one.sequence.read for one in everyone)])
-        self._values.reserve(max(rows, len(everyone)), columns, self._most)
+        self._values.reserve(max(rows, len(everyone)), columns, self._parking.room(self._most))
 
     def _mask(self, positions: Any, starts: list[int]) -> Any:
         """Which columns each new token sees, (rows, 1, new, columns). Without it, transformers knows or all is seen."""
@@ -308,30 +376,3 @@ def _tokens_that_fit(model: Any, kv_cache_dtype: str) -> int:
     devices = {one.device for one in model.parameters()}
     free = sum(torch.cuda.mem_get_info(one)[0] if one.type == "cuda" else free_ram() for one in devices)
     return int(_FREE * free / max(1, size))
-
-
-class _Pace:
-    """How long a step and the reading of a prompt take, so that reading does not hold up those who wait for a token."""
-
-    def __init__(self) -> None:
-        self._step = self._token = 0.0  # seconds
-
-    def chunk(self, others: bool) -> int:
-        """Prompt tokens to read now."""
-        if not others or not self._step or not self._token:
-            return decoding.PREFILL_CHUNK
-        return max(
-            min(int(_SLICE * self._step / self._token), decoding.PREFILL_CHUNK),
-            min(_LEAST_CHUNK, decoding.PREFILL_CHUNK),
-        )
-
-    def read(self, tokens: int, seconds: float) -> None:
-        self._token = _mean(self._token, seconds / tokens)
-
-    def stepped(self, seconds: float) -> None:
-        self._step = _mean(self._step, seconds)
-
-
-def _mean(before: float, now: float) -> float:
-    """Of the last few."""
-    return now if not before else 0.8 * before + 0.2 * now

@@ -42,7 +42,8 @@ class Deadline:
 
 
 class Channel:
-    """One reply's way to its consumer. `cancelled` tells the worker that nobody waits any more.
+    """One reply's way to its consumer. `cancelled` tells the worker that nobody waits any more; `ended` is true before
+    the consumer can know the end.
 
     `take` and `atake` are plain calls and no generators, so that a consumer's `finally` has nothing to await: an
     abandoned async stream can be cleaned up without its loop.
@@ -50,13 +51,14 @@ class Channel:
 
     def __init__(self, deadline: Deadline) -> None:
         self.deadline = deadline
-        self.cancelled = False
+        self.cancelled = self.ended = False
         self._items: queue.SimpleQueue[Piece | EngineError | None] = queue.SimpleQueue()
         self._ready: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def put(self, item: Piece | EngineError | None) -> None:
         """Give the consumer a piece, an error that ends the reply, or None: the end."""
+        self.ended |= item is None or isinstance(item, EngineError)
         self._items.put(item)
         if self._loop is not None and self._ready is not None:
             try:

@@ -19,7 +19,7 @@ from .tokens import Tokens
 if TYPE_CHECKING:
     from .batching import Batch
 
-__all__ = ["Generation", "Output", "Reporting", "translate"]
+__all__ = ["Generation", "Output", "Reporting", "out_of_memory", "translate"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -107,7 +107,7 @@ def translate(error: BaseException) -> tuple[EngineError, Callable[[], None]]:
         return error, _nothing
     if isinstance(error, KarakuriError):
         return _caused(error), _nothing
-    if _out_of_memory(error):
+    if out_of_memory(error):
         # Not the cause: a live exception keeps the tensors of its frames.
         return (
             DeviceMemoryError(
@@ -141,7 +141,8 @@ def _caused(error: BaseException) -> WorkerError:
     return failure
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it says that a device's memory, or the machine's, is full."""
     kinds = [kind.__name__ for kind in type(error).__mro__]
     if "OutOfMemoryError" in kinds or isinstance(error, MemoryError):
         return True

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-__all__ = ["Guesser", "Trust"]
+__all__ = ["MOST_GUESSES", "Guesser", "Trust"]
 
+#: Tokens guessed at a time, by any guesser.
+MOST_GUESSES: Final = 16
 _PATIENCE: Final = 2  # guesses that are all wrong, after which it rests
 _REST: Final = 32  # tokens
 

@@ -57,6 +57,11 @@ class KeyValues:
             many, wide = rows, _rounded(columns)
         self._resize(many, wide)
 
+    @staticmethod
+    def least(rows: int, columns: int) -> int:
+        """The tokens that `reserve` makes room for where it makes no more than it has to."""
+        return rows * _rounded(columns)
+
     def _resize(self, rows: int, columns: int) -> None:
         self._rows, self._columns = rows, columns
         try:

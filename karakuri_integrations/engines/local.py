@@ -52,7 +52,7 @@ class LocalEngine:
         cache_dir: where hub files are kept.
         local_files_only: never ask the hub.
         context_window: tokens; by default the checkpoint's, else the family's.
-        max_queue: calls that may wait for the model; one more is a BusyError.
+        max_queue: calls that may wait for the model beside the `max_batch` that it answers; one more is a BusyError.
         max_batch: replies that are made at once, sharing forward passes; 1 makes them one after another.
         prefix_cache_mib: memory in MiB for the keys and values of earlier prompts and replies, reused by prompts that
             begin alike; 0 keeps and reuses none.
@@ -297,7 +297,7 @@ class LocalEngine:
         return self._shared.grammars(eos).constraint(prompt.grammar, limit)
 
     def _submit(self, job: Generation | Reporting) -> Worker[Batch]:
-        return self._shared.submit(job, self._max_queue, self.family)
+        return self._shared.submit(job, self._max_queue, self.family, self._max_batch)
 
 
 def _draft_source(model: str | os.PathLike[str] | None, revision: str | None, large: Source) -> Source | None:

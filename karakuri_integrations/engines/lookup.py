@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from .guessing import Trust
+from .guessing import MOST_GUESSES, Trust
 
 __all__ = ["Lookup"]
 
 _GRAM: Final = 3  # so many tokens have to be the same
 _FIRST: Final = 4  # tokens guessed at first
-_MOST: Final = 16
 
 
 class Lookup:
@@ -24,7 +23,7 @@ class Lookup:
     def __init__(self) -> None:
         self._after: dict[tuple[int, ...], int] = {}  # a gram to the place behind it, the last one
         self._seen = 0
-        self._trust = Trust(_FIRST, _MOST)
+        self._trust = Trust(_FIRST, MOST_GUESSES)
 
     def guess(self, ids: Sequence[int], most: int) -> list[int]:
         """At most `most` ids that may follow `ids`; often none."""

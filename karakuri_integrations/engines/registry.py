@@ -104,14 +104,14 @@ class Shared:
                 )
         return found
 
-    def submit(self, job: Job[Batch], max_queue: int, family: Family) -> Worker[Batch]:
+    def submit(self, job: Job[Batch], max_queue: int, family: Family, max_batch: int = 1) -> Worker[Batch]:
         """Queue a job, starting a worker (which loads the model for its first job) where none runs."""
         refuse_fork()
         with self._worker_lock:
             worker = self._worker
             if worker is None or not worker.alive() or worker.closing:
                 worker = self._worker = Worker(partial(self._load, family), translate, after=worker)
-            worker.submit(job, max_queue)
+            worker.submit(job, max_queue, max_batch)
         return worker
 
     def _load(self, family: Family, job: Job[Batch]) -> Batch:

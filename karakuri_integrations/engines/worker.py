@@ -106,21 +106,22 @@ class Worker(Generic[LoadedT]):
     def closing(self) -> bool:
         return self._closing
 
-    def submit(self, job: Job[LoadedT], max_queue: int) -> None:
-        """Queue a job.
+    def submit(self, job: Job[LoadedT], max_queue: int, max_batch: int = 1) -> None:
+        """Queue a job. What counts is how many there are, not how many of them happen to run already.
 
         Raises:
-            BusyError: `max_queue` jobs are waiting already.
+            BusyError: as many as may run at once, and `max_queue` more, are there already.
             EngineClosedError: the worker is closing.
         """
         with self._changed:
             if self._closing:
                 raise _closed()
             self._jobs = deque(one for one in self._jobs if not one.channel.cancelled)
-            if len(self._jobs) >= max_queue + (not self._running):  # those that are served do not wait
+            others = len(self._jobs) + sum(not (one.channel.ended or one.channel.cancelled) for one in self._running)
+            if others >= max_batch + max_queue:
                 raise BusyError(
-                    f"{len(self._jobs)} calls are waiting for this model already (max_queue={max_queue}); "
-                    "try again later or raise max_queue"
+                    f"{others} calls are made by this model or wait for it already (max_batch={max_batch} at once, "
+                    f"max_queue={max_queue} more); try again later or raise max_queue"
                 )
             self._jobs.append(job)
             self._changed.notify()
@@ -173,6 +174,7 @@ class Worker(Generic[LoadedT]):
                     return self._jobs.popleft()
                 if loaded and loaded[0].active:
                     return None
+                self._running = []
                 self._changed.wait()
             return None
 

@@ -133,11 +133,11 @@ def test_a_pass_that_fails_fails_all_who_shared_it_and_the_next_calls_work(check
     engine = plain(checkpoint)
     right = answer(engine)
 
-    def run_out(_output):
-        raise MemoryError
+    def break_down(_output):
+        raise ValueError
 
     model = loaded_model(engine)
-    gate, hook = Gate(model), failing(model, 12, run_out)
+    gate, hook = Gate(model), failing(model, 12, break_down)
     errors = []
 
     def call(n: int) -> str:
@@ -151,7 +151,7 @@ def test_a_pass_that_fails_fails_all_who_shared_it_and_the_next_calls_work(check
     at_once([lambda n=n: call(n) for n in range(3)])
     hook.remove()
     gate.remove()
-    assert {type(one).__name__ for one in errors} == {"DeviceMemoryError"}
+    assert {type(one).__name__ for one in errors} == {"WorkerError"}
     assert len({id(one) for one in errors}) == len(errors) == 3
     assert answer(engine) == right
 
@@ -183,15 +183,14 @@ def test_max_batch_is_kept(checkpoint):
     assert max(sizes) == 2
 
 
-def test_no_more_join_than_the_memory_holds(checkpoint, alone):
+def test_no_more_join_than_the_memory_holds(checkpoint, alone, monkeypatch):
     right = [answer(alone, f"{n} 番", max_tokens=30) for n in range(4)]
     engine = plain(checkpoint)
     batch, sizes = batch_of(engine), set()
-    batch._fit, before = {"auto": 2 * 240}, batch._fit
+    monkeypatch.setattr(batch._parking, "room", lambda _estimated: 2 * 256)
     hook = batch.model.register_forward_hook(lambda _m, _g, output: sizes.add(output.logits.shape[0]))
     assert at_once([lambda n=n: answer(engine, f"{n} 番", max_tokens=30) for n in range(4)]) == right
     hook.remove()
-    batch._fit = before
     assert max(sizes) == 2
 
 

@@ -52,6 +52,70 @@ def test_the_queue_is_bounded_and_first_in_first_out(checkpoint):
     engine.close()
 
 
+def all_at_once(engine: LocalEngine, count: int) -> tuple[list[str], list[str]]:
+    """Calls that come while nothing is computed: what was answered, and what was said to those that were refused."""
+    gate, answered, refused = Gate(loaded_model(engine)), [], []
+
+    def call(n: int) -> None:
+        try:
+            answered.append(answer(engine, f"question {n}", max_tokens=6))
+        except BusyError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=call, args=(n,)) for n in range(count)]
+    for one in threads:
+        one.start()
+    worker = engine._shared._worker
+    try:
+        wait_until(lambda: len(worker._running) + len(worker._jobs) + len(refused) == count)
+    finally:
+        gate.open()
+        for one in threads:
+            one.join(30)
+        gate.remove()
+    return answered, refused
+
+
+@pytest.mark.parametrize(("max_batch", "max_queue"), [(16, 1), (4, 3), (1, 1)])
+def test_a_burst_may_be_as_large_as_the_batch_and_the_queue(checkpoint, max_batch, max_queue):
+    """However many of them have begun when the last one comes."""
+    engine = LocalEngine(checkpoint, device="cpu", max_queue=max_queue, max_batch=max_batch)
+    right = max_batch + max_queue
+    answered, refused = all_at_once(engine, right)
+    assert (len(answered), refused) == (right, [])
+    answered, refused = all_at_once(engine, right + 2)
+    assert (len(answered), len(refused)) == (right, 2)
+    assert all(f"max_batch={max_batch} at once, max_queue={max_queue} more" in one for one in refused)
+    engine.close()
+
+
+@pytest.mark.parametrize("leave", [False, True])
+def test_as_many_clients_as_there_is_room_for_are_never_refused(checkpoint, leave):
+    """A client that has seen the end of its reply, or has left it, may call again at once."""
+    engine = LocalEngine(checkpoint, device="cpu", max_queue=1, max_batch=2)
+    answer(engine)
+    failures = []
+
+    def client(n: int) -> None:
+        try:
+            for turn in range(40):
+                pieces = engine.stream(prompt_of(f"question {n} {turn}"), Sampling(max_tokens=2 + n))
+                for _ in pieces:
+                    if leave:
+                        break
+                pieces.close()
+        except BusyError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=client, args=(n,)) for n in range(3)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(60)
+    assert failures == []
+    engine.close()
+
+
 def test_many_threads_get_their_own_answers(engine):
     questions = [f"富士山 {n}" for n in range(16)]
     right = {one: answer(engine, one) for one in questions}
