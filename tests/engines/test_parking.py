@@ -75,7 +75,7 @@ class Parked:
 
 
 @pytest.mark.parametrize("kept", [0, 64])
-@pytest.mark.parametrize("tokens", [2 * 256, 5 * 256, 1])
+@pytest.mark.parametrize("tokens", [2 * 256, 4 * 256, 1])
 def test_replies_that_outgrow_the_memory_take_turns(checkpoint, right, small, monkeypatch, tokens, kept):
     engine = plain(checkpoint, prefix_cache_mib=kept)
     batch, held = small(engine, tokens), []
