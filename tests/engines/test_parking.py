@@ -200,15 +200,15 @@ def test_a_deadline_ends_a_reply_that_waits(checkpoint, small):
     gate.remove()
 
 
-def test_nobody_joins_before_one_that_waits(checkpoint, alone, small):
+def test_nobody_joins_before_one_that_waits(checkpoint, alone, small, monkeypatch):
     engine = plain(checkpoint, max_batch=2)
     right = [answer(alone, f"{n} 番", max_tokens=300 - 290 * (n == 2)) for n in range(3)]
     batch = small(engine, 2 * 256)
-    gate, ended, got = Gate(batch.model), [], {}
+    gate, got, entered, enter = Gate(batch.model), {}, [], batch._enter
+    monkeypatch.setattr(batch, "_enter", lambda row: (entered.append(row.job.limit), enter(row))[1])
 
     def call(n: int) -> None:
         got[n] = answer(engine, f"{n} 番", max_tokens=300 - 290 * (n == 2))
-        ended.append(n)
 
     threads = [threading.Thread(target=call, args=(n,)) for n in range(2)]
     threads[0].start()
@@ -224,7 +224,7 @@ def test_nobody_joins_before_one_that_waits(checkpoint, alone, small):
         one.join(60)
     gate.remove()
     assert [got[n] for n in range(3)] == right
-    assert ended[0] == 0
+    assert entered == [300, 300, 300, 10]
 
 
 # A device that is full although the estimate said that it is not
