@@ -73,7 +73,7 @@ def test_the_picture_is_svg_with_a_bar_and_a_point_for_each():
         (["--tokens", "-1"], "--tokens must be at least 1"),
         (["--load", "0"], "--load must be 1 to 86400 seconds"),
         (["--load", "5", "--peers"], "leave out --peers and --svg"),
-        (["--synthetic", "7b"], "--synthetic must be one of 1m, 94m, got '7b'"),
+        (["--synthetic", "7b"], "--synthetic must be one of 1m, 94m, 70b, 70b-small, got '7b'"),
         (["--synthetic", "1m", "--model", "m"], "give one of them"),
         (["--json", "/nowhere/at/all.json"], "its folder does not exist"),
         (["--quantization", "nf5"], "quantization must be one of"),

@@ -1,8 +1,8 @@
 """`karakuri bench`: how fast a model runs on this machine, against the machine's ceiling and against others.
 
 Knows the command's options and the order of the measurements. What is measured is `measures`', `eight_bits`',
-`load`'s and `machine`'s; who takes part is `providers`' and `peers`'; how it is shown is `shown`'s and `picture`'s.
-Those import torch, so they are imported when they are needed.
+`load`'s and `machine`'s; who takes part is `providers`' and `peers`'; a model of 70 billion parameters is `large`'s;
+how it is shown is `shown`'s and `picture`'s. Those import torch, so they are imported when they are needed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,10 @@ __all__ = ["add_options", "run"]
 def add_options(command: argparse.ArgumentParser) -> None:
     """The options of `karakuri bench`."""
     command.add_argument("--model", help="a model id or folder; default: the embedded demonstration model")
-    command.add_argument("--synthetic", metavar="SIZE", help="instead: a Llama of this size with random weights; 94m")
+    command.add_argument(
+        "--synthetic", metavar="SIZE", help="instead: a Llama of this size with random weights; 94m, 70b"
+    )
+    command.add_argument("--layers", type=int, help="with --synthetic 70b: so many of its 80 layers")
     command.add_argument("--template", help="the prompt template, where the model's name does not tell")
     command.add_argument("--quantization", default="nf4", help="nf4 (default), fp4, int8, bf16, fp16, fp32, none")
     command.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, balanced")
@@ -37,13 +41,18 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "--load", type=float, metavar="SECONDS", help="instead: 32 clients that come at random for so long"
     )
     command.add_argument("--json", metavar="FILE", help="write the figures there too")
+    command.add_argument("--resume", action="store_true", help="with --synthetic 70b: go on with what --json FILE has")
     command.add_argument("--svg", metavar="FILE", help="draw the curve and the comparison there")
     command.add_argument("-v", "--verbose", action="store_true", help="show logs and library warnings")
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure and show. Progress goes to standard error, the table to standard output."""
+    from .synthetic import LARGE
+
     _check(options)
+    if options.synthetic in LARGE:
+        return _run_large(options)
     with tempfile.TemporaryDirectory() as folder:
         figures, about = _measured(options, Path(folder))
     from .shown import table
@@ -55,14 +64,34 @@ def run(options: argparse.Namespace) -> int:
     if options.svg:
         from .picture import picture
 
-        title = f"{about['model']}, {about['quantization']}, {about.get('gpu', about['device'])}"
-        _write(options.svg, picture(figures, title))
+        _write(options.svg, picture(figures, _title(about)))
     return 0
+
+
+def _run_large(options: argparse.Namespace) -> int:
+    """A size whose weights are made on the device; the file is written as the measurement goes."""
+    from .large import Request, measure
+    from .picture import bars
+    from .shown import table
+    from .subject import Effort
+
+    book = Path(options.json) if options.json else None
+    request = Request(options.synthetic, options.layers, options.quantization, options.device, book, options.resume)
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(request, Effort(options.rounds, options.tokens, _say), Path(folder))
+    print(table(found.figures(), found.about) + "\n".join(found.closing()))
+    if options.svg:
+        _write(options.svg, bars(found.figures(), _title(found.about)))
+    return 0
+
+
+def _title(about: Mapping[str, Any]) -> str:
+    return f"{about['model']}, {about['quantization']}, {about.get('gpu', about['device'])}"
 
 
 def _check(options: argparse.Namespace) -> None:
     """Before anything is loaded: what was asked for can be done, and its result can be written."""
-    from .synthetic import SIZES
+    from .synthetic import LARGE, SIZES
 
     for name in ("rounds", "tokens"):
         if getattr(options, name) < 1:
@@ -75,6 +104,18 @@ def _check(options: argparse.Namespace) -> None:
         raise OptionError(f"--synthetic must be one of {', '.join(SIZES)}, got {options.synthetic!r:.40}")
     if options.synthetic is not None and options.model is not None:
         raise OptionError("--synthetic and --model are two models; give one of them")
+    large = options.synthetic in LARGE
+    if large and (options.peers or options.load is not None):
+        raise OptionError(
+            f"--synthetic {options.synthetic} measures generate beside it and nothing else; leave out --peers and "
+            "--load"
+        )
+    if not large and (options.layers is not None or options.resume):
+        raise OptionError(f"--layers and --resume go with --synthetic {' or '.join(LARGE)}")
+    if options.layers is not None and options.layers < 1:
+        raise OptionError(f"--layers must be at least 1, got {options.layers}")
+    if options.resume and options.json is None:
+        raise OptionError("--resume goes on with the file of --json; give that too")
     for path in (options.json, options.svg):
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise OptionError(f"{path!r:.120} cannot be written: its folder does not exist")

@@ -14,7 +14,7 @@ from typing import Any, Final
 from .figures import Figure, Spread
 from .subject import Effort, Subject
 
-__all__ = ["ceiling", "describe"]
+__all__ = ["CEILING", "ceiling", "copy_rate", "describe", "read_bytes"]
 
 CEILING: Final = "Ceiling of this machine"
 _COPY: Final = {"cpu": 2**28, "cuda": 2**31}  # bytes; more than any cache
@@ -34,14 +34,17 @@ def describe(device: Any) -> dict[str, Any]:
     }
     if device.type == "cuda":
         about["gpu"] = torch.cuda.get_device_name(device)
+        about["gpu_gib"] = round(torch.cuda.get_device_properties(device).total_memory / 2**30, 1)
     return about
 
 
 def ceiling(subject: Subject, effort: Effort, tokens_a_second: float) -> list[Figure]:
     """Measured bandwidth and matrix rate, and the share of the bandwidth that one stream reaches."""
     effort.say("the machine's own speed")
-    device, weights = subject.look(lambda batch: (batch.model.get_input_embeddings().weight.device, _read(batch.model)))
-    copied = Spread.of(_copy(device) for _ in range(effort.rounds + 1))
+    device, weights = subject.look(
+        lambda batch: (batch.model.get_input_embeddings().weight.device, read_bytes(batch.model))
+    )
+    copied = Spread.of(copy_rate(device) for _ in range(effort.rounds + 1))
     rate = Spread.of(_multiply(device) for _ in range(effort.rounds + 1))
     used = weights * tokens_a_second / 1e9
     share = used / copied.median
@@ -56,7 +59,7 @@ def ceiling(subject: Subject, effort: Effort, tokens_a_second: float) -> list[Fi
     ]  # fmt: skip
 
 
-def _read(model: Any) -> int:
+def read_bytes(model: Any) -> int:
     """Bytes of weights that a token reads: all but an embedding of its own, of which it reads a row."""
     from ..engines.loading import held_bytes
 
@@ -65,8 +68,8 @@ def _read(model: Any) -> int:
     return total - (0 if embedding is head else int(embedding.nbytes))
 
 
-def _copy(device: Any) -> float:
-    """GB/s."""
+def copy_rate(device: Any) -> float:
+    """GB/s of one copy, what is read and what is written together."""
     import torch
 
     source = torch.ones(_COPY[device.type], dtype=torch.uint8, device=device)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from itertools import groupby
 from typing import Final
 
 from .figures import Figure
 from .measures import CURVE, MANY, ONE, OURS
 from .shown import number
 
-__all__ = ["picture"]
+__all__ = ["bars", "picture"]
 
 _WIDTH, _LEFT, _RIGHT = 760, 60, 20
 _INK, _PALE, _OURS, _OTHER = "#222", "#ddd", "#b5332e", "#8aa0b4"
@@ -21,18 +22,34 @@ _CHART: Final = 240
 def picture(figures: Sequence[Figure], title: str) -> str:
     """A picture that stands alone: light background, no script, no font of its own."""
     curve = [one for one in figures if one.section == MANY and one.value is not None][: len(CURVE)]
-    bars = [one for one in figures if one.section == ONE and one.value is not None]
-    height = 60 + _CHART + 80 + _ROW * len(bars) + 20
+    rows = [one for one in figures if one.section == ONE and one.value is not None]
     parts = [
+        *_paper(60 + _CHART + 80 + _ROW * len(rows) + 20, title),
+        *_curve(curve, 60),
+        *_bars(rows, 60 + _CHART + 70, "One stream: tokens a second"),
+        "</svg>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def bars(figures: Sequence[Figure], title: str) -> str:
+    """A picture of the rows in tokens a second: a group of bars for each section."""
+    shown = [one for one in figures if one.value is not None and one.unit == "tokens/s"]
+    groups = [(section, [*rows]) for section, rows in groupby(shown, key=lambda one: one.section)]
+    parts, top = [], 60
+    for section, rows in groups:
+        parts += _bars(rows, top, f"{section}: tokens a second")
+        top += _ROW * len(rows) + 50
+    return "\n".join([*_paper(top, title), *parts, "</svg>"]) + "\n"
+
+
+def _paper(height: int, title: str) -> list[str]:
+    return [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" '
         'font-family="sans-serif" font-size="13">',
         f'<rect width="{_WIDTH}" height="{height}" fill="white"/>',
         _text(_LEFT, 24, title, size=15, weight="bold"),
-        *_curve(curve, 60),
-        *_bars(bars, 60 + _CHART + 70),
-        "</svg>",
     ]
-    return "\n".join(parts) + "\n"
 
 
 def _curve(figures: Sequence[Figure], top: int) -> list[str]:
@@ -63,18 +80,18 @@ def _curve(figures: Sequence[Figure], top: int) -> list[str]:
     return parts
 
 
-def _bars(figures: Sequence[Figure], top: int) -> list[str]:
+def _bars(figures: Sequence[Figure], top: int, heading: str) -> list[str]:
     most = max((one.value.most for one in figures if one.value is not None), default=1.0)
     begin = 300
     scale = (_WIDTH - begin - 80) / most
-    parts = [_text(_LEFT, top, "One stream: tokens a second")]
+    parts = [_text(_LEFT, top, heading)]
     for row, one in enumerate(figures):
         if one.value is None:
             continue
         y = top + 14 + row * _ROW
         long = one.value.median * scale
         middle = y + 9
-        ours = "Karakuri" in one.name or one.name == OURS
+        ours = "Karakuri" in one.name or OURS in one.name
         parts += [
             _text(begin - 8, y + 13, one.name.removeprefix("transformers: "), anchor="end"),
             f'<rect x="{begin}" y="{y}" width="{long:.1f}" height="18" fill="{_OURS if ours else _OTHER}"/>',

@@ -227,20 +227,29 @@ def at_once(calls: Sequence[Callable[[], Answer]], clients: int) -> Run:
     return Run(sum(len(one.times) for one in ordered), seconds, tuple(one.text for one in ordered))
 
 
-def alternate(effort: Effort, what: str, runs: dict[str, Callable[[int], Run]]) -> dict[str, list[list[Run]]]:
+def alternate(
+    effort: Effort,
+    what: str,
+    runs: dict[str, Callable[[int], Run]],
+    begin: int = 0,
+    done: Callable[[dict[str, list[Run]]], None] = lambda _: None,
+) -> dict[str, list[list[Run]]]:
     """In each round all of them forwards and then backwards (A-B-B-A), so that none gains from its place.
 
-    A first round is not counted: caches, code and threads become warm in it. Gives each name's two runs of each round.
+    A first round is not counted: caches, code and threads become warm in it. Gives each name's two runs of each round;
+    `done` is told those of a round when it has ended. `begin`: so many rounds have been made before.
     """
     found: dict[str, list[list[Run]]] = {name: [] for name in runs}
-    for number in range(-1, effort.rounds):
-        effort.say(f"{what}: {'warming up' if number < 0 else f'round {number + 1} of {effort.rounds}'}")
+    for number in range(begin - 1, effort.rounds):
+        warming = number < begin
+        effort.say(f"{what}: {'warming up' if warming else f'round {number + 1} of {effort.rounds}'}")
         pairs: dict[str, list[Run]] = {name: [] for name in runs}
-        for name in [*runs] if number < 0 else [*runs, *reversed(runs)]:
+        for name in [*runs] if warming else [*runs, *reversed(runs)]:
             pairs[name].append(runs[name](max(number, 0)))
-        if number >= 0:
+        if not warming:
             for name, pair in pairs.items():
                 found[name].append(pair)
+            done(pairs)
     return found
 
 

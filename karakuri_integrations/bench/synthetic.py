@@ -1,6 +1,7 @@
 """Checkpoints with random weights in a Llama's shape, for measuring what a model of that size costs.
 
-They have the embedded model's tokenizer and template. What they say means nothing.
+They have the embedded model's tokenizer and template. What they say means nothing. Small ones are written with their
+weights; of those in LARGE only the files beside the weights are, which `random_model` makes on the device.
 """
 
 from __future__ import annotations
@@ -8,48 +9,79 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from ..engines.checkpoint import DEFAULT
 
-__all__ = ["SIZES", "make_checkpoint"]
+__all__ = ["LARGE", "SIZES", "Shape", "make_checkpoint", "make_outline"]
 
 _FILES: Final = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
-#: hidden size, intermediate size, layers, heads, heads of keys and values
-SIZES: Final[Mapping[str, tuple[int, int, int, int, int]]] = {
-    "1m": (128, 256, 2, 4, 2),
-    "94m": (1024, 2624, 8, 16, 4),
+
+class Shape(NamedTuple):
+    """Of a Llama. `shared`: heads of keys and values."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    shared: int
+    vocabulary: int = 4096
+
+
+SIZES: Final[Mapping[str, Shape]] = {
+    "1m": Shape(128, 256, 2, 4, 2),
+    "94m": Shape(1024, 2624, 8, 16, 4),
+    # karakuri-lm-70b-chat-v0.1, by its config.json.
+    "70b": Shape(8192, 28672, 80, 64, 8, 45416),
+    # As it in small: as many heads share one of keys and values, and there are more tokens than the tokenizer has.
+    "70b-small": Shape(512, 1792, 2, 16, 2, 5120),
 }
+#: Those whose weights are made on the device, layer by layer.
+LARGE: Final = ("70b", "70b-small")
 
 
 def make_checkpoint(size: str, folder: Path) -> Path:
     """Write one, the same at each call, and return its folder."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    demo = Path(str(DEFAULT.folder))
-    hidden, intermediate, layers, heads, shared = SIZES[size]
-    config = LlamaConfig(
-        vocab_size=4096,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=shared,
+    target = make_outline(size, folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(_config(SIZES[size])).to(torch.bfloat16)
+    with torch.no_grad():
+        model.lm_head.weight[2] = 0  # so that it does not end by itself, and all replies are equally long
+    model.save_pretrained(target)
+    shutil.copy(Path(str(DEFAULT.folder)) / "generation_config.json", target)  # as it was before the model was saved
+    return target
+
+
+def make_outline(size: str, folder: Path, layers: int | None = None) -> Path:
+    """Write all files of one but its weights, with so many layers where they are given, and return its folder."""
+    shape = SIZES[size]
+    target = folder / (f"random-llama-{size}" if layers is None else f"random-llama-{size}-{layers}-layers")
+    target.mkdir(parents=True)
+    _config(shape if layers is None else shape._replace(layers=layers)).save_pretrained(target)
+    for name in _FILES:
+        shutil.copy(Path(str(DEFAULT.folder)) / name, target / name)
+    return target
+
+
+def _config(shape: Shape) -> Any:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.shared,
         max_position_embeddings=4096,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=None,
         tie_word_embeddings=False,
+        architectures=["LlamaForCausalLM"],
     )
-    target = folder / f"random-llama-{size}"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config).to(torch.bfloat16)
-    with torch.no_grad():
-        model.lm_head.weight[2] = 0  # so that it does not end by itself, and all replies are equally long
-    model.save_pretrained(target)
-    for name in _FILES:
-        shutil.copy(demo / name, target / name)
-    return target

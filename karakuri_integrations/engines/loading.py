@@ -36,6 +36,7 @@ __all__ = [
     "linears",
     "load",
     "progress_shown",
+    "report_of",
 ]
 
 _LEAST_SHARE: Final = 0.9
@@ -92,7 +93,7 @@ def load(checkpoint: Checkpoint, precision: Precision, device: str, kv_cache_dty
     place = _placed(complete, precision, stored, device, kv_cache_dtype)
     with progress_shown(sum(one.bytes for one in tensors(complete))):
         model = _from_pretrained(complete, precision, stored, place)
-    report = _report(model, checkpoint.source.name, precision, stored)
+    report = report_of(model, checkpoint.source.name, precision, stored)
     log.info("%s loaded on %s: %d of %d bytes", report.model, report.device, report.weight_bytes, report.bf16_bytes)
     return Loaded(model, report)
 
@@ -321,7 +322,8 @@ def bitsandbytes_arguments(precision: Precision, place: Any) -> dict[str, Any]:
     return {"quantization_config": settings}
 
 
-def _report(model: Any, name: str, precision: Precision, stored: str | None) -> Report:
+def report_of(model: Any, name: str, precision: Precision, stored: str | None) -> Report:
+    """What a model in memory is. Raises QuantizationError where too little of it is in 4 bits."""
     candidates = list(linears(model))
     quantized = [(one, module) for one, module in candidates if type(module).__name__ in ("Linear4bit", "Linear8bitLt")]
     meant = sum(_size(module) for _, module in candidates) + _not_linear(model)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +22,7 @@ from .canary import differences
 from .checkpoint import Checkpoint, Source, notify
 from .generating import translate
 from .grammars import Grammars
-from .loading import load
+from .loading import Loaded, load
 from .precision import Precision
 from .tokens import Tokens, load_tokenizer
 from .worker import Job, Worker, refuse_fork
@@ -51,6 +52,8 @@ class Shared:
     def __init__(self, key: Key) -> None:
         self.key = key
         self.checkpoint = Checkpoint(key.source)
+        #: How the weights come into memory. Who measures may put random ones there.
+        self.loader: Callable[[Checkpoint, Precision, str], Loaded] = load
         self._draft = Checkpoint(key.draft) if key.draft is not None else None
         #: Forward passes made so far, over all loads.
         self.steps = 0
@@ -118,7 +121,7 @@ class Shared:
         if self._draft is not None:
             self._check_draft(self._draft)
         held_in = getattr(job, "kv_cache_dtype", "auto")  # of those that need keys and values at all
-        loaded = load(self.checkpoint, self.key.precision, self.key.device, held_in)
+        loaded = self.loader(self.checkpoint, self.key.precision, self.key.device, held_in)
         self.canary(family)
         from .batching import Batch  # imports torch, which `load` has found to be there
 

@@ -106,6 +106,11 @@ class Worker(Generic[LoadedT]):
     def closing(self) -> bool:
         return self._closing
 
+    @property
+    def waiting(self) -> int:
+        """Jobs that have not begun."""
+        return len(self._jobs)
+
     def submit(self, job: Job[LoadedT], max_queue: int, max_batch: int = 1) -> None:
         """Queue a job. What counts is how many there are, not how many of them happen to run already.
 
