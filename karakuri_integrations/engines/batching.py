@@ -266,8 +266,11 @@ class Batch:
 
     def _found(self, rows: list[_Row], logits: Any) -> list[Any]:
         """For each row its logits, or its token where that is simply the best one."""
-        last = torch.tensor([one.sequence.unread - 1 for one in rows], device=logits.device)
-        scores = logits[torch.arange(len(rows), device=logits.device), last]
+        if logits.shape[1] == 1:  # as nearly always; nothing has to be moved to the device behind the pass
+            scores = logits[:, 0]
+        else:
+            last = torch.tensor([one.sequence.unread - 1 for one in rows], device=logits.device)
+            scores = logits[torch.arange(len(rows), device=logits.device), last]
         plain = [one.sequence.plain(logits.device) for one in rows]
         tokens: list[int | None] = []
         if any(plain):
@@ -330,8 +333,11 @@ class Batch:
         """Logits of the last `wanted` new columns, (rows, wanted, vocabulary). Shorter rows are filled on the right."""
         count = max(map(len, new))
         self._reserve(first + len(new), max(starts) + count)
-        ids = torch.tensor([[*one, *[0] * (count - len(one))] for one in new], device=self._device)
-        positions = torch.tensor([[*range(start, start + count)] for start in starts], device=self._device)
+        filled = [[*one, *[0] * (count - len(one))] for one in new]
+        # One transfer: on a GPU each costs about as long as a small kernel, and waits for what runs.
+        ids, positions = torch.tensor(
+            [filled, [[*range(start, start + count)] for start in starts]], device=self._device
+        )
         with torch.inference_mode():
             output = self.model(
                 input_ids=ids,
@@ -339,7 +345,7 @@ class Batch:
                 attention_mask=None
                 if len(new) == 1 and (count == 1 or not starts[0])
                 else self._mask(positions, starts),
-                past_key_values=Pass(self._values, first, starts, count),
+                past_key_values=Pass(self._values, first, starts, count, positions),
                 use_cache=True,
                 logits_to_keep=wanted,
             )

@@ -38,6 +38,7 @@ class Sampler:
         self._greedy = sampling.temperature == 0
         self._device = device
         self._processors = _processors(sampling, device)
+        self._looks_back = sampling.repetition_penalty != 1  # the other processors see the scores only
         self._random = torch.Generator(device=device)
         if sampling.seed is None:
             self._random.seed()
@@ -64,7 +65,8 @@ class Sampler:
             kept[: len(allowed)] = torch.from_numpy(allowed[: len(kept)])
             scores = scores.masked_fill(~kept.to(scores.device), float("-inf"))
         if self._processors:
-            scores = self._processors(torch.tensor([ids], device=self._device), scores)
+            seen = torch.tensor([ids], device=self._device) if self._looks_back else None
+            scores = self._processors(seen, scores)
         if self._greedy:
             chosen = scores.argmax(-1)
         else:

@@ -154,15 +154,18 @@ class Pass(Cache):  # type: ignore[misc]
     """What one forward pass reads and writes: `count` new tokens for each of some rows.
 
     One row, wherever it is; or the rows 0, 1, 2, ... each from its own start. `starts` are the columns of the
-    first new tokens.
+    first new tokens, `columns` (rows, count) those of all, on the model's device; one row needs none.
     """
 
-    def __init__(self, values: KeyValues, rows: int | Sequence[int], starts: Sequence[int], count: int) -> None:
+    def __init__(
+        self, values: KeyValues, rows: int | Sequence[int], starts: Sequence[int], count: int, columns: Any = None
+    ) -> None:
         super().__init__(layers=[])
         self._values, self._starts, self._count = values, starts, count
         self._end = max(starts) + count
         self._first = rows if isinstance(rows, int) else 0
         self._total = len(starts)
+        self._columns = columns
         self._places: Any = None
 
     def update(self, keys: Any, values: Any, layer_idx: int, *_: Any, **__: Any) -> tuple[Any, Any]:
@@ -184,8 +187,7 @@ class Pass(Cache):  # type: ignore[misc]
     def _where(self, device: Any) -> tuple[Any, Any]:
         if self._places is None or self._places[0].device != device:
             rows = torch.arange(self._total, device=device)[:, None]
-            starts = torch.tensor(self._starts, device=device)[:, None]
-            self._places = rows, starts + torch.arange(self._count, device=device)
+            self._places = rows, self._columns.to(device)
         return self._places  # type: ignore[no-any-return]
 
     # What transformers asks where it makes masks and positions itself: for one row without a mask.

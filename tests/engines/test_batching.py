@@ -86,6 +86,36 @@ def test_sixteen_at_once_are_as_one_after_another(checkpoint, alone, fields):
     assert engine.steps - before < made / (3 if not fields else 2)
 
 
+@pytest.mark.parametrize(
+    ("count", "sampling", "transfers"),
+    [
+        (1, Sampling(max_tokens=12), 1),
+        (3, Sampling(max_tokens=12), 1),
+        (3, Sampling(max_tokens=12, temperature=0.7, top_p=0.9, top_k=50, min_p=0.01, seed=1), 1),
+        (1, Sampling(max_tokens=12, repetition_penalty=1.3), 2),  # it looks at all ids
+    ],
+    ids=["alone", "together", "sampled", "looking_back"],
+)
+def test_a_pass_is_one_transfer_to_the_device(checkpoint, monkeypatch, count, sampling, transfers):
+    """On a GPU each would wait for what runs there."""
+    engine = plain(checkpoint, prefix_cache_mib=0, prompt_lookup=False)
+    gate = Gate(loaded_model(engine))
+    made, real, before = [0], torch.tensor, engine.steps
+
+    def counted(*arguments, **named):
+        made[0] += "device" in named
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(torch, "tensor", counted)
+    opener = threading.Thread(target=open_when, args=(engine, gate, count))
+    opener.start()
+    at_once([lambda n=n: text_of(engine, prompt_of(QUESTIONS[n]), sampling) for n in range(count)])
+    opener.join()
+    gate.remove()
+    passes, tokens = engine.steps - before, 12 * count
+    assert made[0] == passes + (transfers - 1) * tokens
+
+
 def test_replies_join_one_that_runs(checkpoint, alone):
     right = [text_of(alone, prompt_of(one), Sampling(max_tokens=30)) for one in QUESTIONS[:4]]
     engine = plain(checkpoint)
