@@ -23,7 +23,7 @@ from ..engines.checkpoint import Checkpoint, source_of
 from ..engines.generating import translate
 from ..engines.loading import import_torch
 from ..engines.precision import precision_of
-from ..errors import DeviceMemoryError, ModelLoadError, OptionError
+from ..errors import DeviceMemoryError, EngineError, ModelLoadError, OptionError
 from .book import Book
 from .cells import GENERATE, Cell, Record, missed
 from .fitting import CHUNK, Fit, fit_of
@@ -170,8 +170,15 @@ class _Bench:
             self._rounds(book, record, runs)
         if record.runs.get(OURS) and not record.profile and missed(record, book.ceiling, self._effort.tokens):
             self._effort.say("a profile of one step")
-            record.profile = profiled(self._subject, self._engine, self._prompt(cell, 0), cell.batch)
+            record.profile = self._profile(cell)
         book.write()
+
+    def _profile(self, cell: Cell) -> list[str]:
+        try:
+            return profiled(self._subject, self._engine, self._prompt(cell, 0), cell.batch)
+        except EngineError as error:  # the figures are more than their explanation
+            cause = "" if error.__cause__ is None else f" ({type(error.__cause__).__name__})"
+            return [f"no profile could be taken: {error}{cause}"]
 
     def _rounds(self, book: Book, record: Record, runs: dict[str, Callable[[int], Run]]) -> None:
         def done(pairs: dict[str, list[Run]]) -> None:
