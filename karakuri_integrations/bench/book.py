@@ -88,7 +88,7 @@ class Book:
         different = sorted(name for name in {*about, *book.about} if about.get(name) != book.about.get(name))
         if different:
             raise OptionError(
-                f"{str(path)!r:.120} was measured with another {', '.join(different)}; leave out --resume, or give "
+                f"{str(path)!r:.120} differs from this run in {', '.join(different)}; leave out --resume, or give "
                 "--json another file"
             )
         return book
