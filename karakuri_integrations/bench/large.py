@@ -28,7 +28,7 @@ from .book import Book
 from .cells import GENERATE, Cell, Record, missed
 from .fitting import CHUNK, Fit, fit_of
 from .machine import copy_rate, describe, read_bytes
-from .measures import OURS, per_token
+from .measures import OURS
 from .plain_generate import PlainGenerate
 from .profiling import profiled
 from .random_model import FORMS, make_model
@@ -83,7 +83,7 @@ def measure(request: Request, effort: Effort, folder: Path) -> Book:
     subject.shared.loader = lambda one, form, place: make_model(one, form, place, effort.say)
     try:
         bench = _Bench(subject, effort, fit, device, request)
-        book.weights, book.per_token = subject.look(lambda batch: (read_bytes(batch.model), per_token(batch)))
+        book.weights, book.per_token = subject.look(lambda batch: read_bytes(batch.model)), fit.per_token
         for cell in cells:
             bench.measure(book, cell)
     finally:
