@@ -93,6 +93,11 @@ class Worker(Generic[LoadedT]):
         _workers.add(self)
         self._thread.start()
 
+    @property
+    def waiting(self) -> int:
+        """Jobs that have not begun."""
+        return len(self._jobs)
+
     def alive(self) -> bool:
         """Whether the thread runs.
 
@@ -105,11 +110,6 @@ class Worker(Generic[LoadedT]):
     @property
     def closing(self) -> bool:
         return self._closing
-
-    @property
-    def waiting(self) -> int:
-        """Jobs that have not begun."""
-        return len(self._jobs)
 
     def submit(self, job: Job[LoadedT], max_queue: int, max_batch: int = 1) -> None:
         """Queue a job. What counts is how many there are, not how many of them happen to run already.
