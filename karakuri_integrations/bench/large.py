@@ -80,7 +80,7 @@ def measure(request: Request, effort: Effort, folder: Path) -> Book:
     book.copied = book.copied or [copy_rate(device) for _ in range(effort.rounds + 1)]
     _release(device)
     subject = Subject(str(outline), None, request.quantization, str(device))
-    subject.shared.loader = lambda one, form, place: make_model(one, form, place, effort.say)
+    subject.shared.loader = lambda one, form, place, _: make_model(one, form, place, effort.say)
     try:
         bench = _Bench(subject, effort, fit, device, request)
         book.weights, book.per_token = subject.look(lambda batch: read_bytes(batch.model)), fit.per_token

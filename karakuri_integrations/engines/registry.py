@@ -53,7 +53,7 @@ class Shared:
         self.key = key
         self.checkpoint = Checkpoint(key.source)
         #: How the weights come into memory. Who measures may put random ones there.
-        self.loader: Callable[[Checkpoint, Precision, str], Loaded] = load
+        self.loader: Callable[[Checkpoint, Precision, str, str], Loaded] = load
         self._draft = Checkpoint(key.draft) if key.draft is not None else None
         #: Forward passes made so far, over all loads.
         self.steps = 0
