@@ -52,8 +52,8 @@ class Shared:
     def __init__(self, key: Key) -> None:
         self.key = key
         self.checkpoint = Checkpoint(key.source)
-        #: How the weights come into memory. Who measures may put random ones there.
-        self.loader: Callable[[Checkpoint, Precision, str, str], Loaded] = load
+        #: How the weights come into memory, instead of `load`. Who measures may put random ones there.
+        self.loader: Callable[[Checkpoint, Precision, str, str], Loaded] | None = None
         self._draft = Checkpoint(key.draft) if key.draft is not None else None
         #: Forward passes made so far, over all loads.
         self.steps = 0
@@ -121,7 +121,7 @@ class Shared:
         if self._draft is not None:
             self._check_draft(self._draft)
         held_in = getattr(job, "kv_cache_dtype", "auto")  # of those that need keys and values at all
-        loaded = self.loader(self.checkpoint, self.key.precision, self.key.device, held_in)
+        loaded = (self.loader or load)(self.checkpoint, self.key.precision, self.key.device, held_in)
         self.canary(family)
         from .batching import Batch  # imports torch, which `load` has found to be there
 

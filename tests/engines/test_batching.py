@@ -538,23 +538,28 @@ def test_what_is_too_large_to_be_kept_is_not_copied(checkpoint, monkeypatch):
     assert len(lengths) == 1
 
 
-def test_a_call_that_cannot_join_fails_alone_and_leaves_no_memory(checkpoint, alone, monkeypatch):
+def test_a_call_for_which_the_device_is_too_small_fails_alone_and_leaves_no_memory(checkpoint, alone, monkeypatch):
     right = answer(alone, max_tokens=40)
     engine = plain(checkpoint, prefix_cache_mib=0)
     batch, long = batch_of(engine), "長い文書です。" * 100
-    resized = KeyValues._resized
+    resized, layer = KeyValues._resized, KeyValues.layer
 
-    def full(self, old):
-        if self._columns > 600:
-            raise MemoryError
-        return resized(self, old)
+    def full(real):
+        def checked(self, *given):
+            if self._columns > 600:
+                raise MemoryError
+            return real(self, *given)
+
+        return checked
 
     running = engine.stream(prompt_of(), Sampling(max_tokens=40))
     got = next(running).text
-    monkeypatch.setattr(KeyValues, "_resized", full)
+    monkeypatch.setattr(KeyValues, "_resized", full(resized))
+    monkeypatch.setattr(KeyValues, "layer", full(layer))
     with pytest.raises(DeviceMemoryError):
         answer(engine, long)
     assert got + "".join(one.text for one in running) == right
+    assert answer(engine, max_tokens=40) == right
     monkeypatch.setattr(Prefixes, "longest", lambda *_: 1 / 0)
     with pytest.raises(WorkerError):
         answer(plain(checkpoint), long)

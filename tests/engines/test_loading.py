@@ -274,7 +274,7 @@ def test_where_a_model_goes(checkpoint, monkeypatch, device, free, place):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda card: (free[card], free[card]))
-    given = (Checkpoint(source_of(checkpoint)), PRECISIONS["nf4"], None, device)
+    given = (Checkpoint(source_of(checkpoint)), PRECISIONS["nf4"], None, device, "auto")
     if isinstance(place, type):
         with pytest.raises(place):
             loading._placed(*given)
