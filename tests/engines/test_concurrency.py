@@ -181,47 +181,54 @@ async def test_sync_and_async_give_the_same(engine):
     assert await acollect(engine) == await asyncio.to_thread(answer, engine)
 
 
-class Ticker:
-    """The longest time in which the event loop did not run."""
+class TurningLoop:
+    """An event loop of which something that takes long can ask whether it goes on turning meanwhile."""
 
     def __init__(self) -> None:
-        self.longest = 0.0
+        self._turned = threading.Event()
+        self.seen: list[bool] = []
 
-    async def __aenter__(self) -> Ticker:
-        self._task = asyncio.create_task(self._tick())
+    async def __aenter__(self) -> TurningLoop:
+        self._task = asyncio.create_task(self._turn())
         return self
 
     async def __aexit__(self, *_) -> None:
         self._task.cancel()
 
-    async def _tick(self) -> None:
-        last = time.monotonic()
+    async def _turn(self) -> None:
         while True:
             await asyncio.sleep(0.005)
-            now = time.monotonic()
-            self.longest, last = max(self.longest, now - last), now
+            self._turned.set()
+
+    def slow(self, real):
+        """As `real`, after the loop has turned ten times more, or has not within a long time."""
+
+        def waiting(*given):
+            self._turned.clear()
+            self.seen += [self._turned.wait(20) and not self._turned.clear() for _ in range(10)]
+            return real(*given)
+
+        return waiting
 
 
 async def test_loading_does_not_block_the_event_loop(checkpoint, monkeypatch):
-    load = registry.load
-    monkeypatch.setattr(registry, "load", lambda *given: (time.sleep(1.5), load(*given))[1])
     engine = LocalEngine(checkpoint, device="cpu", quantization="bf16")
     engine.close()
-    async with Ticker() as ticker:
+    async with TurningLoop() as loop:
+        monkeypatch.setattr(registry, "load", loop.slow(registry.load))
         assert await acollect(engine)
-    assert ticker.longest < 1
+    assert loop.seen == [True] * 10
     engine.close()
 
 
 async def test_loading_a_tokenizer_does_not_block_the_event_loop(checkpoint, monkeypatch):
-    load = registry.load_tokenizer
-    monkeypatch.setattr(registry, "load_tokenizer", lambda *given: (time.sleep(1.5), load(*given))[1])
     engine = LocalEngine(checkpoint, device="cpu", quantization="bf16", context_window=100)
     engine._shared._tokenizer = None
-    async with Ticker() as ticker:
+    async with TurningLoop() as loop:
+        monkeypatch.setattr(registry, "load_tokenizer", loop.slow(registry.load_tokenizer))
         with pytest.raises(ContextOverflowError):
             await acollect(engine, "long " * 200)
-    assert ticker.longest < 1
+    assert loop.seen == [True] * 10
 
 
 async def test_megabytes_of_text_do_not_block_the_event_loop(engine):

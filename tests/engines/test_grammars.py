@@ -32,7 +32,7 @@ from karakuri_integrations.templates import FAMILIES
 from karakuri_integrations.tools import SYNTAXES
 
 from .conftest import loaded_model, make_model, prompt_of
-from .test_concurrency import Ticker
+from .test_concurrency import TurningLoop
 from .test_faults import failing, needs_fork, poisoned, run
 
 DEMO = Path(sys.modules[LocalEngine.__module__].__file__ or "").parents[1] / "demo"
@@ -524,17 +524,11 @@ async def test_async_calls_give_the_same(engine):
 
 async def test_compiling_does_not_block_the_event_loop(engine, monkeypatch):
     await asyncio.to_thread(forced, engine, {})
-    compile_ = Grammars._compile
-
-    def slow(self, grammar):
-        time.sleep(1.5)
-        return compile_(self, grammar)
-
-    monkeypatch.setattr(Grammars, "_compile", slow)
     call = prepare(engine, tools=[tool(object_of(slow_one={"type": "null"}))], tool_choice="f")
-    async with Ticker() as ticker:
+    async with TurningLoop() as loop:
+        monkeypatch.setattr(Grammars, "_compile", loop.slow(Grammars._compile))
         assert [one async for one in call.astream()]
-    assert ticker.longest < 1
+    assert loop.seen == [True] * 10
 
 
 @pytest.mark.parametrize(
