@@ -26,6 +26,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from itertools import islice
@@ -159,17 +160,23 @@ def _share(part: int, whole: int) -> str:
 HEAD = ["", "asked", "refused", "finished", "of those valid", "cut", "no call", "median tokens", "seconds"]
 
 
-def measure(contenders: Iterable[Contender], schemas: Sequence[Schema], seed: int, show: int) -> list[Row]:
+def measure(contenders: Iterable[Contender], schemas: Sequence[Schema], asked: argparse.Namespace) -> list[Row]:
     rows = []
     for contender in contenders:
         row = Row(contender.name)
         began = time.perf_counter()
-        for place, schema in enumerate(schemas):
-            row.add(place, schema, contender.ask(schema, seed + place))
+        with ThreadPoolExecutor(asked.at_once) as pool:
+            outcomes = pool.map(
+                lambda place, own=contender: own.ask(schemas[place], asked.seed + place), range(len(schemas))
+            )
+            for place, (schema, outcome) in enumerate(zip(schemas, outcomes, strict=True)):
+                row.add(place, schema, outcome)
+                if row.asked % 100 == 0:
+                    print(f"{row.name}: {row.asked} of {len(schemas)}", file=sys.stderr)
         row.seconds = time.perf_counter() - began
         rows.append(row)
         print(f"| {' | '.join(row.cells())} |", flush=True)
-        for place, why in row.wrong[:show]:
+        for place, why in row.wrong[: asked.show]:
             print(f"    schema {place}: {why[:200]}", file=sys.stderr)
     return rows
 
@@ -215,6 +222,7 @@ def main() -> int:
     parser.add_argument("--quantization", help="nf4, bf16 or fp32; random weights are fp32 by default, others nf4")
     parser.add_argument("--server", help="a server of the embedded model, such as http://127.0.0.1:8080/v1")
     parser.add_argument("--suite", type=Path, help="a folder of the JSON Schema Test Suite, in place of random schemas")
+    parser.add_argument("--at-once", type=int, default=16, help="calls at a time")
     parser.add_argument("--only", help="one contender, by name")
     parser.add_argument("--show", type=int, default=5, help="how many arguments that do not fit are described")
     asked = parser.parse_args()
@@ -224,7 +232,7 @@ def main() -> int:
     print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}", flush=True)
     if asked.server:
         contenders, absent = served(asked.server, options)
-        rows = measure(_chosen(contenders, asked.only), schemas, asked.seed, asked.show)
+        rows = measure(_chosen(contenders, asked.only), schemas, asked)
         for name in absent:
             print(f"| {name} | absent |{' |' * (len(HEAD) - 2)}")
     else:
@@ -232,7 +240,7 @@ def main() -> int:
 
         with checkpoint(asked.weights, asked.seed) as folder:
             engine = LocalEngine(folder, device="cpu", quantization=asked.quantization or _usual(asked.weights))
-            rows = measure(_chosen(local(engine, options), asked.only), schemas, asked.seed, asked.show)
+            rows = measure(_chosen(local(engine, options), asked.only), schemas, asked)
             engine.close()
     report(rows)
     ours = [row for row in rows if "Karakuri" in row.name]
