@@ -24,7 +24,7 @@ from .guessing import MOST_GUESSES, Guesser
 from .key_values import KeyValues, Pass
 from .loading import Loaded
 from .lookup import Lookup
-from .memory import KV_CACHE_DTYPES, cache_bytes, free_ram
+from .memory import KV_CACHE_DTYPES, cache_bytes, free_ram, usual_cache
 from .pace import Pace
 from .parking import Parking
 from .prefixes import Prefixes, common
@@ -65,7 +65,10 @@ class Batch:
         self._stepped = stepped
         self._device = loaded.model.get_input_embeddings().weight.device
         self._sliding = getattr(loaded.model.config, "sliding_window", None)
-        self._fit = {one: _tokens_that_fit(self.model, one) for one in KV_CACHE_DTYPES}
+        free = _free(self.model)
+        sizes = {one: _token_bytes(self.model, one) for one in KV_CACHE_DTYPES}
+        self._fit = {one: int(_FREE * free / size) for one, size in sizes.items()}
+        self._usual = {one: usual_cache(free, self.model.config.max_position_embeddings, sizes[one]) for one in sizes}
         self._values = KeyValues()
         self.prefixes = Prefixes()
         self._rows: list[_Row] = []
@@ -107,10 +110,13 @@ class Batch:
         place, sequence = len(self._rows), row.sequence
         try:
             self._reserve(place + 1, len(sequence.ids) + min(row.job.limit - sequence.made, _MARGIN))
-            if row.job.cache_bytes:
+            if row.job.keeps:
                 self._reuse(row, place)
         except Exception as error:
-            if self._rows and out_of_memory(error):
+            if out_of_memory(error) and (self._rows or self.prefixes):
+                self.prefixes.clear()
+                if not self._rows:
+                    self._values.clear()
                 self._parking.was_full(self._values.least(place + 1, max(len(sequence.ids), self._longest())))
                 self._parking.put(row)
                 return
@@ -128,7 +134,7 @@ class Batch:
         try:
             self._round()
         except Exception as error:
-            if len(self._everyone()) < 2 or not out_of_memory(error):
+            if not out_of_memory(error) or not (len(self._everyone()) > 1 or self.prefixes):
                 raise
             _, clean = translate(error)
         if clean is not None:  # only here are the error and what it holds of the memory gone
@@ -190,7 +196,7 @@ class Batch:
         return not self._rows or self._holds(len(self._rows) + 1, max(ids, self._longest()) + _MARGIN)
 
     def _start_over(self, clean: Callable[[], None]) -> None:
-        """The device is full, whatever the estimate said: all leave their rows, and the oldest goes on alone."""
+        """The device is full, whatever the estimate said: nothing is kept, and the oldest goes on alone."""
         self._parking.was_full(self._values.least(len(self._everyone()), self._longest()))
         for row in reversed(self._emptied()):
             self._parking.put(row)
@@ -218,7 +224,7 @@ class Batch:
         wanted = np.asarray(ids[:-1], np.int64)
         nearest = None
         for number, other in enumerate(self._rows):
-            if other.job.scope != scope or not other.job.cache_bytes:
+            if other.job.scope != scope or not other.job.keeps:
                 continue
             found = common(np.asarray(other.sequence.ids[: other.sequence.read], np.int64), wanted)
             if found > length:
@@ -290,7 +296,7 @@ class Batch:
         try:
             return bool(work())
         except Exception as error:
-            if row is self._reading and self._rows and out_of_memory(error):
+            if row is self._reading and (self._rows or self.prefixes) and out_of_memory(error):
                 raise
             failure, clean = translate(error)  # it goes to the consumer
         row.failed = True
@@ -305,7 +311,7 @@ class Batch:
         # The logits of a prompt that was not read to its end have not been looked at.
         if row.failed or (row is self._reading and not self._values.sound(place, row.sequence.read)):
             self._values.wipe(place)
-        elif row.job.cache_bytes:
+        elif row.job.keeps:
             self._keep(row, place)
         if row is self._reading:
             self._reading = None
@@ -317,9 +323,12 @@ class Batch:
         if self._reading is not None:
             self._values.copy(len(self._rows) + 1, len(self._rows), self._reading.sequence.read)
 
+    def _budget(self, job: Generation) -> int:
+        return self._usual[job.kv_cache_dtype] if job.cache_bytes is None else job.cache_bytes
+
     def _keep(self, row: _Row, place: int) -> None:
         ids = row.sequence.ids[: row.sequence.read]
-        scope, budget = row.job.scope, row.job.cache_bytes
+        scope, budget = row.job.scope, self._budget(row.job)
         if len(ids) < _WORTH or self._values.size(len(ids)) > budget or self.prefixes.covers(ids, scope):
             return
         try:
@@ -372,13 +381,15 @@ def _guessers(job: Generation, draft: Draft | None) -> Iterator[Guesser]:
     if job.prompt_lookup:
         yield Lookup()
     if draft is not None:
-        yield DraftGuesser(draft, job.sampling.cache_scope, bool(job.cache_bytes))
+        yield DraftGuesser(draft, job.sampling.cache_scope, job.keeps)
 
 
-def _tokens_that_fit(model: Any, kv_cache_dtype: str) -> int:
-    """Tokens whose keys and values the free memory holds, in all rows together."""
+def _token_bytes(model: Any, kv_cache_dtype: str) -> int:
     number = model.get_input_embeddings().weight.element_size()
-    size = cache_bytes(model.config.to_dict(), number, kv_cache_dtype)
+    return max(1, cache_bytes(model.config.to_dict(), number, kv_cache_dtype))
+
+
+def _free(model: Any) -> int:
+    """Bytes that are free where a model is."""
     devices = {one.device for one in model.parameters()}
-    free = sum(torch.cuda.mem_get_info(one)[0] if one.type == "cuda" else free_ram() for one in devices)
-    return int(_FREE * free / max(1, size))
+    return sum(torch.cuda.mem_get_info(one)[0] if one.type == "cuda" else free_ram() for one in devices)

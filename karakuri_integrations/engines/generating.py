@@ -27,8 +27,8 @@ class Generation:
     """Continue a prompt by at most `limit` tokens.
 
     `max_batch` is with how many others at most, itself counted, it may share a pass; `cache_bytes` what may be kept of
-    prompts and replies, this one's included, and 0 keeps and reuses nothing; `kv_cache_dtype` in what keys and values
-    are held.
+    prompts and replies, this one's included, None what is usual for the model and 0 nothing, which reuses nothing
+    either; `kv_cache_dtype` in what keys and values are held.
     """
 
     channel: Channel
@@ -39,7 +39,7 @@ class Generation:
     tokens: Tokens
     constraint: Constraint | None = None
     max_batch: int = 1
-    cache_bytes: int = 0
+    cache_bytes: int | None = 0
     prompt_lookup: bool = False
     kv_cache_dtype: str = "auto"
 
@@ -47,6 +47,11 @@ class Generation:
     def scope(self) -> tuple[str, str | None]:
         """Who may share what is kept of it."""
         return self.kv_cache_dtype, self.sampling.cache_scope
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it reuses what was kept and is kept itself."""
+        return self.cache_bytes != 0
 
     def run(self, batch: Batch) -> None:
         batch.join(self)

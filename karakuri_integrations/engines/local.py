@@ -55,7 +55,8 @@ class LocalEngine:
         max_queue: calls that may wait for the model beside the `max_batch` that it answers; one more is a BusyError.
         max_batch: replies that are made at once, sharing forward passes; 1 makes them one after another.
         prefix_cache_mib: memory in MiB for the keys and values of earlier prompts and replies, reused by prompts that
-            begin alike; 0 keeps and reuses none.
+            begin alike; 0 keeps and reuses none. By default two windows of the model, of at most a fifth of the memory
+            that is free beside the weights, and at least 256 MiB. Where a device is full, what is kept is given up.
         prompt_lookup: a reply that is made alone guesses from the text what comes next, and reads several tokens at
             once where the guess is right. What is generated stays the same.
         draft_model: a smaller model (hub id or folder) with the same vocabulary, which guesses what a reply that is
@@ -89,7 +90,7 @@ class LocalEngine:
         context_window: int | None = None,
         max_queue: int = 128,
         max_batch: int = 16,
-        prefix_cache_mib: int = 256,
+        prefix_cache_mib: int | None = None,
         prompt_lookup: bool = True,
         draft_model: str | os.PathLike[str] | None = None,
         draft_revision: str | None = None,
@@ -111,7 +112,8 @@ class LocalEngine:
         self._key = Key(source, precision_of(quantization), "cuda:0" if device == "cuda" else device, draft)
         self._template = family_of_template(template).name if template is not None else None
         self._given_window = context_window
-        self._max_queue, self._max_batch, self._cache_bytes = max_queue, max_batch, prefix_cache_mib * 2**20
+        self._max_queue, self._max_batch = max_queue, max_batch
+        self._cache_bytes = None if prefix_cache_mib is None else prefix_cache_mib * 2**20
         self._known_family = family_of_template(template) if template is not None else family_of_model(source.name)
         self._arguments: dict[str, Any] = {
             "model": (source.folder or os.fspath(model)) if model is not None and not source.packaged else model,

@@ -12,12 +12,24 @@ from ..errors import InsufficientMemoryError, OptionError
 from .precision import Precision
 from .safety import Tensor
 
-__all__ = ["KV_CACHE_DTYPES", "Estimate", "cache_bytes", "check_kv_cache_dtype", "check_memory", "estimate", "free_ram"]
+__all__ = [
+    "KV_CACHE_DTYPES",
+    "Estimate",
+    "cache_bytes",
+    "check_kv_cache_dtype",
+    "check_memory",
+    "estimate",
+    "free_ram",
+    "usual_cache",
+]
 
 #: In what keys and values are held: the model's own type; 8 bits with a scale, in that type, for each token and head.
 KV_CACHE_DTYPES: Final = ("auto", "int8")
 
 _GIB: Final = 2**30
+_LEAST_KEPT: Final = 256 * 2**20
+_MOST_KEPT: Final = 0.2  # of what is free beside the weights
+_WINDOWS_KEPT: Final = 2
 _LEAST_MARGIN: Final = 64 * 2**20
 
 
@@ -65,6 +77,14 @@ def cache_bytes(config: Mapping[str, Any], size: int, kv_cache_dtype: str = "aut
     head = int(config.get("head_dim") or int(config.get("hidden_size") or 0) // heads)
     vectors = 2 * int(config.get("num_hidden_layers") or 0) * int(config.get("num_key_value_heads") or heads)
     return vectors * (head + size if kv_cache_dtype == "int8" else head * size)
+
+
+def usual_cache(free: int, window: int, token: int) -> int:
+    """Bytes to keep of earlier prompts where nobody says how many: enough for two that fill the window.
+
+    `free` are those beside the weights, `token` those of one token's keys and values.
+    """
+    return max(_LEAST_KEPT, min(_WINDOWS_KEPT * window * token, int(_MOST_KEPT * free)))
 
 
 def check_kv_cache_dtype(name: object) -> None:

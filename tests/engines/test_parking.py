@@ -11,6 +11,7 @@ import pytest
 
 from karakuri_integrations.conversation import Grammar, Sampling
 from karakuri_integrations.engines.key_values import KeyValues
+from karakuri_integrations.engines.memory import usual_cache
 from karakuri_integrations.engines.parking import Parking
 from karakuri_integrations.errors import DeadlineError, DeviceMemoryError
 
@@ -332,6 +333,32 @@ def test_a_device_that_is_full_when_a_reply_joins_lets_it_wait(checkpoint, alone
     assert batch._parking.rows == []
 
 
+@pytest.mark.parametrize("where", ["reading", "writing", "joining"])
+def test_what_is_kept_of_other_calls_is_given_up_where_a_device_is_full(checkpoint, alone, monkeypatch, where):
+    engine, long = plain(checkpoint), "長い文書です。" * 60
+    right = answer(alone, long, max_tokens=20)
+    batch = batch_of(engine)
+    answer(engine, "一 番")
+    loaded_model(engine)  # the worker has done
+    assert len(batch.prefixes) >= 1
+    if where == "joining":
+        made = KeyValues.reserve
+
+        def reserve(self, *given):
+            if len(batch.prefixes):
+                raise MemoryError
+            made(self, *given)
+
+        monkeypatch.setattr(KeyValues, "reserve", reserve)
+    reading = where == "reading"
+    hook, times = full_at(
+        batch.model, lambda _: len(batch.prefixes) and where != "joining" and reading == (batch._reading is not None)
+    )
+    assert answer(engine, long, max_tokens=20) == right
+    hook.remove()
+    assert len(times) == (where != "joining")
+
+
 def test_what_did_not_fit_is_tried_again_little_by_little():
     parking = Parking[str]()
     assert parking.room(1000) == 1000
@@ -344,3 +371,16 @@ def test_what_did_not_fit_is_tried_again_little_by_little():
     assert 700 < parking.room(1000) < 800
     parking.stepped(idle=True)
     assert parking.room(1000) == 1000
+
+
+@pytest.mark.parametrize(
+    ("free", "window", "token", "kept"),
+    [
+        (2**34, 4096, 2560, 2**28),  # two windows of a small model are less than what is kept at least
+        (42 * 2**30, 4096, 320 * 2**10, 2 * 4096 * 320 * 2**10),  # the 70B on a large card
+        (10 * 2**30, 4096, 320 * 2**10, 2 * 2**30),  # and on a smaller one: a fifth of what is free
+        (0, 4096, 320 * 2**10, 2**28),
+    ],
+)
+def test_what_is_kept_by_default(free, window, token, kept):
+    assert usual_cache(free, window, token) == kept
