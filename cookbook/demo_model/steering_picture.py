@@ -49,8 +49,8 @@ def draw(report: dict, target: pathlib.Path) -> None:
         place.grid(axis="y", color="#dddddd", linewidth=0.6)
     asked = report["steering"][LANGUAGES[0]]
     figure.suptitle(
-        f"Asked (0 to 4) and measured: mean of {asked['answers']} answers to {asked['questions']} held-out questions "
-        f"per language, {report['quantization']}, the other eight dials at random",
+        f"Asked for (0 to 4) and measured: means over {asked['questions']} held-out questions per language, "
+        f"{report['quantization']}, other dials at random",
         fontsize=9,
     )
     figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)
