@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..conversation import Piece, Prompt, Sampling
@@ -128,7 +128,7 @@ class LocalEngine:
             "max_batch": max_batch,
             "prefix_cache_mib": prefix_cache_mib,
             "prompt_lookup": prompt_lookup,
-            "draft_model": (draft.folder or draft.name) if draft is not None else None,
+            "draft_model": None if draft is None else draft.name if draft.packaged else draft.folder or draft.name,
             "draft_revision": draft_revision,
             "kv_cache_dtype": kv_cache_dtype,
         }
@@ -308,8 +308,10 @@ def _draft_source(model: str | os.PathLike[str] | None, revision: str | None, la
         if revision is not None:
             raise OptionError("draft_revision is for a draft_model from the hub; pass draft_model too, or leave it out")
         return None
-    local = Path(model).expanduser().is_dir() or isinstance(model, os.PathLike)
-    return source_of(model, revision, None if local else large.cache_dir, large.local_files_only)
+    if not isinstance(model, str | os.PathLike) or not os.fspath(model):
+        raise OptionError(f"draft_model must be a hub id or a folder, got {model!r:.40}")
+    found = source_of(model, revision, None, large.local_files_only)
+    return found if found.folder is not None else replace(found, cache_dir=large.cache_dir)
 
 
 def _rebuilt(arguments: dict[str, Any]) -> LocalEngine:

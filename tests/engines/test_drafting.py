@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
 
+import karakuri_integrations
 from karakuri_integrations.conversation import Sampling
 from karakuri_integrations.engines import LocalEngine, drafting
 from karakuri_integrations.errors import ModelLoadError, OptionError
@@ -159,3 +161,25 @@ def test_a_model_is_loaded_for_each_draft_model(checkpoint, small):
 def test_a_revision_without_a_draft_model_is_refused(checkpoint):
     with pytest.raises(OptionError, match="draft_revision is for a draft_model"):
         plain(checkpoint, draft_revision="main")
+
+
+def test_the_embedded_model_drafts_wherever_the_package_is():
+    engine = LocalEngine("o/large", cache_dir="files", draft_model="karakuri-demo")
+    again = pickle.loads(pickle.dumps(engine))
+    assert again == engine
+    assert again._key == engine._key
+    assert str(Path(karakuri_integrations.__file__).parent) not in str(engine._arguments)
+
+
+def test_the_cache_of_the_hub_is_for_a_draft_model_from_the_hub():
+    def drafts(draft: str) -> str | None:
+        return LocalEngine("o/large", cache_dir="files", draft_model=draft)._key.draft.cache_dir
+
+    assert drafts("o/small") == str(Path("files").absolute())
+    assert drafts("./not_there_yet") is None
+
+
+@pytest.mark.parametrize("draft", [5, True, b"x", "", ["x"]])
+def test_what_is_no_draft_model_is_refused(draft):
+    with pytest.raises(OptionError, match="draft_model must be a hub id or a folder, got"):
+        LocalEngine(draft_model=draft)
