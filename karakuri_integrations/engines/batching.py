@@ -113,8 +113,8 @@ class Batch:
             if row.job.keeps:
                 self._reuse(row, place)
         except Exception as error:
-            if out_of_memory(error) and (self._rows or self.prefixes):
-                self.prefixes.clear()
+            if out_of_memory(error) and (self._rows or self._spare):
+                self._give_up()
                 if not self._rows:
                     self._values.clear()
                 self._parking.was_full(self._values.least(place + 1, max(len(sequence.ids), self._longest())))
@@ -134,7 +134,7 @@ class Batch:
         try:
             self._round()
         except Exception as error:
-            if not out_of_memory(error) or not (len(self._everyone()) > 1 or self.prefixes):
+            if not out_of_memory(error) or not (len(self._everyone()) > 1 or self._spare):
                 raise
             _, clean = translate(error)
         if clean is not None:  # only here are the error and what it holds of the memory gone
@@ -195,11 +195,22 @@ class Batch:
     def _room_beside(self, ids: int) -> bool:
         return not self._rows or self._holds(len(self._rows) + 1, max(ids, self._longest()) + _MARGIN)
 
+    @property
+    def _spare(self) -> bool:
+        """Whether memory is taken that no reply needs."""
+        return len(self.prefixes) > 0 or (self._draft is not None and self._draft.bytes > 0)
+
+    def _give_up(self) -> None:
+        self.prefixes.clear()
+        if self._draft is not None:
+            self._draft.give_up()
+
     def _start_over(self, clean: Callable[[], None]) -> None:
         """The device is full, whatever the estimate said: nothing is kept, and the oldest goes on alone."""
         self._parking.was_full(self._values.least(len(self._everyone()), self._longest()))
         for row in reversed(self._emptied()):
             self._parking.put(row)
+        self._give_up()
         clean()
 
     def _emptied(self) -> list[_Row]:
@@ -296,7 +307,7 @@ class Batch:
         try:
             return bool(work())
         except Exception as error:
-            if row is self._reading and (self._rows or self.prefixes) and out_of_memory(error):
+            if row is self._reading and (self._rows or self._spare) and out_of_memory(error):
                 raise
             failure, clean = translate(error)  # it goes to the consumer
         row.failed = True

@@ -6,13 +6,14 @@ large model reads them in one pass (see `guessing`). Runs in a model's worker th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Final
 
 import numpy as np
 import torch
 
 from .decoding import PREFILL_CHUNK
+from .generating import out_of_memory
 from .guessing import Trust
 from .key_values import KeyValues, Pass
 from .loading import Loaded
@@ -37,26 +38,51 @@ class Draft:
         self._model = loaded.model
         self._device = loaded.model.get_input_embeddings().weight.device
         self._vocabulary, self._window = vocabulary, window
+        self._known = len(loaded.model.get_input_embeddings().weight)
         self._values = KeyValues()
         self._read: list[int] = []
-        self._scope: str | None = None
+        self._scope: Hashable = None
         self._kept = True
+        self._given_up = False
+
+    @property
+    def bytes(self) -> int:
+        """What its keys and values take."""
+        return self._values.bytes
 
     def rest(self) -> None:
         """No reply is being made: what may not be kept is forgotten."""
+        self._given_up = False
         if not self._kept:
             self.clear()
+
+    def give_up(self) -> None:
+        """The device is full: no guesses until no reply is being made."""
+        self.clear()
+        self._given_up = True
 
     def clear(self) -> None:
         """Forget everything, and free its memory."""
         self._values.clear()
         self._read = []
 
-    def guess(self, ids: Sequence[int], count: int, scope: str | None, kept: bool) -> list[int]:
+    def guess(self, ids: Sequence[int], count: int, scope: Hashable, kept: bool) -> list[int]:
         """`count` ids that may follow; none while it still reads what there is, a chunk each time.
 
-        What it reads is for prompts of the same scope only, and `kept` after the reply has ended.
+        What it reads is for prompts of the same scope only, and `kept` after the reply has ended. Where the device is
+        full, nobody fails for want of guesses.
         """
+        if self._given_up:
+            return []
+        try:
+            return self._guess(ids, count, scope, kept)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        self.give_up()  # behind the error, which holds some of the memory
+        return []
+
+    def _guess(self, ids: Sequence[int], count: int, scope: Hashable, kept: bool) -> list[int]:
         if scope != self._scope:
             self.clear()
         self._scope, self._kept = scope, kept
@@ -66,6 +92,10 @@ class Draft:
         known = np.asarray(self._read, np.int64)
         del self._read[common(known, np.asarray(ids[:-1], np.int64)) :]
         unread = list(ids[len(self._read) :])
+        # The large model may have more ids than its tokenizer, and this one fewer of those; on a GPU one that it lacks
+        # is an assertion, after which CUDA is lost for the whole process.
+        if max(unread) >= self._known:
+            return []
         if len(unread) > PREFILL_CHUNK:
             self._forward(unread[:PREFILL_CHUNK])
             return []
@@ -101,7 +131,9 @@ class DraftGuesser:
     """A Guesser: a draft model's guesses for one reply."""
 
     def __init__(self, draft: Draft, scope: str | None, kept: bool) -> None:
-        self._draft, self._scope, self._kept = draft, scope, kept
+        # What may not be kept is not used either: a scope of its own, which no other reply has.
+        self._draft, self._kept = draft, kept
+        self._scope: Hashable = scope if kept else object()
         self._trust = Trust(_FIRST, _MOST)
 
     def guess(self, ids: Sequence[int], most: int) -> list[int]:

@@ -14,7 +14,7 @@ from karakuri_integrations.engines import LocalEngine, drafting
 from karakuri_integrations.errors import ModelLoadError, OptionError
 
 from .conftest import answer, loaded_model, make_model, make_tokenizer, prompt_of
-from .test_batching import QUESTIONS, at_once, plain, text_of
+from .test_batching import QUESTIONS, at_once, batch_of, plain, text_of
 
 HOWS = [
     Sampling(max_tokens=40),
@@ -183,3 +183,63 @@ def test_the_cache_of_the_hub_is_for_a_draft_model_from_the_hub():
 def test_what_is_no_draft_model_is_refused(draft):
     with pytest.raises(OptionError, match="draft_model must be a hub id or a folder, got"):
         LocalEngine(draft_model=draft)
+
+
+@pytest.mark.parametrize("how", [Sampling(max_tokens=60), Sampling(max_tokens=60, temperature=1.3, seed=1)])
+def test_a_draft_model_without_the_large_ones_last_ids_does_not_read_them(tmp_path, small, how):
+    """As where the large one has more ids than the tokenizer, to fill a matrix."""
+    large = tmp_path / "large"
+    make_model(large, vocab_size=480)
+    make_tokenizer(large)
+    engine, right = drafted(large, small), plain(large, prompt_lookup=False)
+    read, forward = [0], drafting.Draft._forward
+    drafting.Draft._forward = lambda self, new: (read.append(max(new)), forward(self, new))[1]
+    try:
+        assert text_of(engine, prompt_of(), how) == text_of(right, prompt_of(), how)
+    finally:
+        drafting.Draft._forward = forward
+    assert 0 < max(read) < 400
+    for one in (engine, right):
+        one.close()
+
+
+@pytest.mark.parametrize("kept", [0, 64])
+@pytest.mark.parametrize("which", ["draft", "large"])
+def test_where_a_device_is_full_the_draft_model_is_given_up(checkpoint, alone, which, kept):
+    right = answer(alone, max_tokens=60)
+    engine = drafted(checkpoint, checkpoint, prefix_cache_mib=kept)
+    batch, times = batch_of(engine), []
+
+    def full(_module, _given, _output) -> None:
+        if batch._draft.bytes and (which == "large" or len(batch._draft._read) > 80):
+            times.append(1)
+            raise MemoryError
+
+    hook = (batch.model if which == "large" else batch._draft._model).register_forward_hook(full)
+    assert answer(engine, max_tokens=60) == right
+    hook.remove()
+    assert times == [1]
+    batch_of(engine)  # the worker has done
+    before = engine.steps
+    assert answer(engine, max_tokens=60) == right
+    assert engine.steps - before < 30  # it guesses again
+    engine.close()
+
+
+def test_an_engine_that_keeps_nothing_uses_nothing_of_others(checkpoint, monkeypatch):
+    careful = drafted(checkpoint, checkpoint, prefix_cache_mib=0)
+    keeping = drafted(checkpoint, checkpoint)
+    read, forward = list[int](), drafting.Draft._forward
+    monkeypatch.setattr(drafting.Draft, "_forward", lambda self, new: (read.append(len(new)), forward(self, new))[1])
+
+    def most_read(engine: LocalEngine) -> int:
+        read.clear()
+        answer(engine)
+        return max(read)
+
+    first = most_read(keeping)
+    assert first > 20
+    assert most_read(careful) == first
+    assert most_read(keeping) == first
+    assert most_read(keeping) < 5
+    keeping.close()
