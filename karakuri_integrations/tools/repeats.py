@@ -121,8 +121,12 @@ class Item:
 
 @dataclass
 class _Open:
-    """A list or an object that is open, and the schemas that its value may have to fit."""
+    """A list or an object that is open, and the schemas that its value may have to fit.
 
+    `known` are those of its properties so far of which a schema lists the values.
+    """
+
+    schemas: tuple[Schema, ...]
     views: list[Mapping[str, Any]]
     begins: int
     keyed: bool
@@ -131,6 +135,7 @@ class _Open:
     listed: list[bytes] | None = None
     items: list[bytes] = field(default_factory=list)
     place: int = 0
+    known: dict[str, bytes] = field(default_factory=dict)
 
 
 class Repeats:
@@ -219,11 +224,14 @@ class Repeats:
         elif inside.key is None:
             inside.key = str(_loaded(text))
         else:
-            inside.views = [one for one in inside.views if self._may_be(one, inside.key, text)]
+            if any(_listed_of(one, inside.key) is not None for one in inside.views):
+                inside.known = {**inside.known, inside.key: text}
+                inside.views = list(self._views(inside.schemas, inside.known))
             inside.key = None
 
     def _opened(self, *, keyed: bool) -> _Open:
-        found = _Open(list(self._views(self._inner())), self._at, keyed)
+        schemas = tuple(self._inner())
+        found = _Open(schemas, list(self._views(schemas, {})), self._at, keyed)
         if not keyed and any(one.get("uniqueItems") is True for one in found.views):
             own = [one for one in found.views if "items" in one and "prefixItems" not in one]
             listed = _listed(own[0]["items"], self._root) if len(own) == 1 else None
@@ -239,12 +247,12 @@ class Repeats:
             return [inner for one in inside.views for inner in _of_key(one, inside.key or "")]
         return [_of_place(one, inside.place) for one in inside.views]
 
-    def _views(self, schemas: Iterable[Schema]) -> Iterator[Mapping[str, Any]]:
-        """The schemas and those that the same value must or may fit."""
+    def _views(self, schemas: Iterable[Schema], known: Mapping[str, bytes]) -> Iterator[Mapping[str, Any]]:
+        """The schemas and those that the same value must or still may fit."""
         todo, seen = list(schemas), set[str]()
         while todo:
             one = todo.pop(0)
-            if not isinstance(one, Mapping):
+            if not isinstance(one, Mapping) or not self._may_be(one, known, frozenset()):
                 continue
             yield one
             if isinstance(one.get("$ref"), str) and one["$ref"] not in seen:
@@ -252,10 +260,28 @@ class Repeats:
                 todo.append(named(self._root, one["$ref"]))
             todo += [part for word in _PARTS for part in one.get(word) or ()]
 
-    def _may_be(self, schema: Mapping[str, Any], key: str, text: bytes) -> bool:
-        """Whether an object of this schema may have this value there."""
-        listed = values((schema.get("properties") or {}).get(key))
-        return listed is None or any(_same(text, json.dumps(one).encode()) for one in listed)
+    def _may_be(self, schema: Schema, known: Mapping[str, bytes], seen: frozenset[str]) -> bool:
+        """Whether an object of this schema may have these values."""
+        if not known or not isinstance(schema, Mapping):
+            return True
+        for key, text in known.items():
+            listed = _listed_of(schema, key)
+            if listed is not None and not any(_same(text, json.dumps(one).encode()) for one in listed):
+                return False
+        reference = schema.get("$ref")
+        if isinstance(reference, str) and reference not in seen:
+            seen |= {reference}
+            if not self._may_be(named(self._root, reference), known, seen):
+                return False
+        if not all(self._may_be(one, known, seen) for one in schema.get("allOf") or ()):
+            return False
+        options = [schema[word] for word in ("anyOf", "oneOf") if schema.get(word)]
+        return all(any(self._may_be(one, known, seen) for one in those) for those in options)
+
+
+def _listed_of(schema: Mapping[str, Any], key: str) -> list[Any] | None:
+    """The values that a property may have; None where the schema lists none."""
+    return values((schema.get("properties") or {}).get(key))
 
 
 def _of_key(schema: Mapping[str, Any], key: str) -> list[Schema]:
@@ -297,8 +323,14 @@ def _loaded(text: bytes) -> Any:
 
 
 def _same(one: bytes, other: bytes) -> bool:
-    """Whether two texts are the same value to JSON Schema, where 1 is 1.0 and no number is a boolean."""
-    return one == other or _plain(_loaded(one)) == _plain(_loaded(other))
+    """Whether two texts are the same value to JSON Schema, where 1 is 1.0 and no number is a boolean.
+
+    Of what is nested too deeply to be read only the text is compared.
+    """
+    try:
+        return one == other or _plain(_loaded(one)) == _plain(_loaded(other))
+    except RecursionError:
+        return False
 
 
 def _plain(value: Any) -> Any:

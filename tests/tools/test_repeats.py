@@ -27,6 +27,33 @@ PETS = {
 }
 
 
+CAT, DOG = object_of(kind={"const": "cat"}), object_of(kind={"const": "dog"}, names={"type": "array"})
+NAMES = object_of(names=once())
+#: As OpenAPI writes that one kind of thing is another with something more.
+DERIVED = [
+    {"anyOf": [{**CAT, "allOf": [NAMES]}, DOG]},
+    {"oneOf": [{"allOf": [CAT, NAMES]}, DOG]},
+    {"oneOf": [{"$ref": "#/$defs/Cat"}, DOG], "$defs": {"Cat": {"allOf": [CAT, {"$ref": "#/$defs/N"}]}, "N": NAMES}},
+    {"anyOf": [{"anyOf": [CAT], "allOf": [NAMES]}, DOG]},
+]
+
+
+@pytest.mark.parametrize("schema", DERIVED)
+@pytest.mark.parametrize(("kind", "repeats"), [("cat", True), ("dog", False)])
+def test_an_option_that_is_out_is_so_with_all_its_parts(schema: Any, kind: str, repeats: bool) -> None:
+    assert repeats_in(schema, json.dumps({"kind": kind, "names": [1, 1]})) is repeats
+    assert repeats_in(schema, json.dumps({"names": [1, 1], "kind": kind})) is True  # the list came before it was known
+
+
+@pytest.mark.parametrize("depth", [100, 900, 10_000])
+def test_items_that_are_nested_deeply_are_compared_as_far_as_they_can_be_read(depth: int) -> None:
+    def nested(one: int) -> str:
+        return "[" * depth + str(one) + "]" * depth
+
+    assert repeats_in(once(), f"[{nested(1)}, {nested(2)}]") is False
+    assert repeats_in(once(), f"[{nested(1)}, {nested(1)}]") is True
+
+
 @pytest.mark.parametrize(
     ("schema", "text", "repeats"),
     [
