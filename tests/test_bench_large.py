@@ -312,6 +312,8 @@ def test_a_cell_that_does_not_fit_is_said_and_shown_with_both_numbers(small, cap
     [
         (["--peers"], "leave out --peers and --load"),
         (["--load", "5"], "leave out --peers and --load"),
+        (["--template", "karakuri-lm-70b-chat-v0.1"], "leave out --template"),
+        (["--json", "/"], "'/' cannot be written: it is a folder"),
         (["--layers", "0"], "--layers must be at least 1, got 0"),
         (["--resume"], "give that too"),
         (["--tokens", "97"], "--tokens must be 2 to 96 with this size, got 97"),

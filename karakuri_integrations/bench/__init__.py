@@ -110,6 +110,8 @@ def _check(options: argparse.Namespace) -> None:
             f"--synthetic {options.synthetic} measures generate beside it and nothing else; leave out --peers and "
             "--load"
         )
+    if large and options.template is not None:
+        raise OptionError(f"--synthetic {options.synthetic} has a template of its own; leave out --template")
     if not large and (options.layers is not None or options.resume):
         raise OptionError(f"--layers and --resume go with --synthetic {' or '.join(LARGE)}")
     if options.layers is not None and options.layers < 1:
@@ -119,6 +121,8 @@ def _check(options: argparse.Namespace) -> None:
     for path in (options.json, options.svg):
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise OptionError(f"{path!r:.120} cannot be written: its folder does not exist")
+        if path is not None and Path(path).is_dir():
+            raise OptionError(f"{path!r:.120} cannot be written: it is a folder")
 
 
 def _measured(options: argparse.Namespace, folder: Path) -> tuple[list[Figure], dict[str, Any]]:
