@@ -110,6 +110,7 @@ def _values(message: BaseMessage, index: int, provider: Provider) -> Iterator[Me
     role = _role(message, index)
     text = _text(message, role, index)
     extra = message.additional_kwargs
+    _check_fields(message, index, provider)
     if role == "user":
         yield from _user(message, text, index, provider)
     elif role == "system":
@@ -119,6 +120,16 @@ def _values(message: BaseMessage, index: int, provider: Provider) -> Iterator[Me
     else:
         calls = calls_of(message, index) if isinstance(message, AIMessage) else ()
         yield provider.assistant(text, message.response_metadata.get("attributes"), index, extra, calls)
+
+
+def _check_fields(message: BaseMessage, index: int, provider: Provider) -> None:
+    """Dials that were given to the class as fields of its own: LangChain's caches and saved chats leave these out."""
+    extra = message.model_extra or {}
+    if provider.policy.mode != "ignore" and carried_attributes(extra, f"message {index}") is not None:
+        raise AttributeConfigError(
+            f"message {index}: LangChain's caches and saved chats lose attributes that are fields of a message; write "
+            'additional_kwargs={"attributes": {...}}'
+        )
 
 
 def _user(message: BaseMessage, text: str, index: int, provider: Provider) -> Iterator[Message]:

@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _model_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", help="a model id or folder; default: the embedded one, or the server's only one")
+    command.add_argument("--model", help="a model id or folder; default: the embedded one")
     command.add_argument("--template", help="the prompt template, where the model's name does not tell")
     command.add_argument("--quantization", default="nf4", help="nf4 (default), fp4, int8, bf16, fp16, fp32, none")
     command.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, balanced")
@@ -163,7 +163,8 @@ def _server_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--base-url",
         metavar="URL",
-        help="a server that answers, such as http://localhost:8000/v1; its key is the environment's KARAKURI_API_KEY",
+        help="a server that answers, such as http://localhost:8000/v1; without --model the only one it serves; its "
+        "key is the environment's KARAKURI_API_KEY",
     )
     command.add_argument("--server", help="the kind of server, such as vllm or llama.cpp; default: it is asked")
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias, cast
 
@@ -52,6 +53,11 @@ SAMPLING_FIELDS: Final = (
     "max_tokens",
     "timeout",
     "cache_scope",
+)
+
+#: What only `LocalEngine` takes, named where it is given to one of the classes.
+_LOCAL_ENGINE: Final = frozenset(
+    {"max_batch", "max_queue", "prefix_cache_mib", "prompt_lookup", "draft_model", "draft_revision", "kv_cache_dtype"}
 )
 
 #: The other fields of both classes that no engine needs.
@@ -259,8 +265,12 @@ def _lasting(value: Any, looks_so: Callable[[str], bool] | None) -> Any:
     return os.path.abspath(path) if a_path else text
 
 
-@lru_cache(maxsize=1)
+_demo_told = threading.Lock()  # taken once and kept: calls that begin together tell it once
+
+
 def _demo_notice() -> None:
+    if not _demo_told.acquire(blocking=False):
+        return
     from .engines.checkpoint import notify
 
     notify(
@@ -507,6 +517,8 @@ def unknown_option(name: str, known: Sequence[str]) -> str:
     if name == "preset" or name in PRESETS:
         shown = "concise" if name == "preset" else name
         return f'unknown option {name!r}: a preset goes into attributes=SteeringAttributes.preset("{shown}")'
+    if name in _LOCAL_ENGINE:
+        return f"unknown option {name!r}: it belongs to a local engine: engine=LocalEngine({name}=...)"
     near = difflib.get_close_matches(name, (*known, *NAMES), 1)
     if near and near[0] not in known:
         return f'unknown option {name[:60]!r}: a dial goes into attributes={{"{near[0]}": 1}}'

@@ -234,6 +234,26 @@ def test_the_demo_notice_is_seen_without_any_logging_set_up() -> None:
     assert done.stdout == ""
 
 
+def test_the_demo_notice_comes_once_to_calls_that_begin_together() -> None:
+    script = (
+        "import threading\n"
+        "from karakuri_integrations import provider\n"
+        "import karakuri_integrations.engines.checkpoint as checkpoint\n"
+        "both, told = threading.Barrier(2), []\n"
+        "def notify(message):\n"
+        "    told.append(message)\n"
+        "    try: both.wait(1)\n"
+        "    except threading.BrokenBarrierError: pass\n"
+        "checkpoint.notify = notify\n"
+        "threads = [threading.Thread(target=provider._demo_notice) for _ in range(2)]\n"
+        "for one in threads: one.start()\n"
+        "for one in threads: one.join()\n"
+        "print(len(told))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+
+
 def test_the_demo_model_can_be_named_by_the_id_it_reports() -> None:
     assert open_engine(EngineFields(model="karakuri-demo"))._shared is LocalEngine()._shared  # type: ignore[attr-defined]
     assert LocalEngine("karakuri-demo").embedded and not LocalEngine("karakuri-lm-70b-chat-v0.1").embedded

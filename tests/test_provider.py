@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ pytest.importorskip("langchain_core")
 pytest.importorskip("llama_index.core")
 
 from karakuri_integrations.conversation import Sampling
-from karakuri_integrations.engines import ScriptedEngine
+from karakuri_integrations.engines import LocalEngine, ScriptedEngine
 from karakuri_integrations.errors import AttributeConfigError, OptionError
 from karakuri_integrations.langchain import ChatKarakuri
 from karakuri_integrations.llama_index import KarakuriLLM
-from karakuri_integrations.provider import Provider
+from karakuri_integrations.provider import EngineFields, Provider
 
 REAL = "karakuri-ai/karakuri-lm-70b-chat-v0.1"
 BOTH = pytest.mark.parametrize("make", [ChatKarakuri, KarakuriLLM])
@@ -120,6 +121,15 @@ def test_a_dial_or_a_preset_that_is_no_field_says_where_it_goes(make: Any, field
         with pytest.raises(OptionError, match=f"unknown option '{field}'") as caught:
             wrong()
         assert str(caught.value).endswith(shown)
+
+
+@BOTH
+def test_what_only_a_local_engine_takes_says_where_it_goes(make: Any) -> None:
+    names = inspect.signature(LocalEngine).parameters.keys() - EngineFields.__dataclass_fields__.keys()
+    assert {"kv_cache_dtype", "draft_model"} <= names
+    for name in names:
+        with pytest.raises(OptionError, match=f"engine=LocalEngine\\({name}=...\\)$"):
+            make(**{name: None})
 
 
 @BOTH

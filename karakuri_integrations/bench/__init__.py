@@ -28,7 +28,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     """The options of `karakuri bench`."""
     command.add_argument("--model", help="a model id or folder; default: the embedded demonstration model")
     command.add_argument(
-        "--synthetic", metavar="SIZE", help="instead: a Llama of this size with random weights; 94m, 70b"
+        "--synthetic", metavar="SIZE", help="instead: a Llama of this size with random weights; 94m, 70b, 70b-small"
     )
     command.add_argument("--layers", type=int, help="with --synthetic 70b: so many of its 80 layers")
     command.add_argument("--template", help="the prompt template, where the model's name does not tell")

@@ -66,9 +66,10 @@ class Outer:
 
 def refused(why: str, keyword: str) -> UnsupportedSchemaError:
     """The error for a schema, without the schema."""
+    word = f"the word {keyword!r}" if keyword else "that word"
     error = UnsupportedSchemaError(
-        f"no grammar can be made of {_WHOLE} ({why[:200]}); leave the word out, or describe the rule in words and "
-        "check the arguments in the tool"
+        f"no grammar can be made of {_WHOLE} ({why[:200].rstrip(':')}); leave {word} out, or describe the rule in "
+        "words and check the arguments in the tool"
     )
     error.keyword = keyword
     return error

@@ -529,7 +529,7 @@ def test_the_command(checkpoint, tmp_path, capsys):
         (["--verify", "nowhere", "--quantization", "nf4"], "--quantization is for writing"),
         (["--verify", "nowhere"], "no folder that `karakuri quantize` wrote"),
         (["karakuri-demo", "nowhere", "--quantization", "bf16"], "nf4, fp4, int8"),
-        (["karakuri-demo", "nowhere", "--quantization", "q4"], "quantization must be one of"),
+        (["karakuri-demo", "nowhere", "--quantization", "q4"], "--quantization must be one of nf4, fp4, int8, got"),
     ],
 )
 def test_wrong_arguments(arguments, message, capsys, tmp_path, monkeypatch):

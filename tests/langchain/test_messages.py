@@ -135,6 +135,14 @@ def test_double_messages_are_merged(echo: Make) -> None:
     assert llm.render_prompt([*doubled, HumanMessage("q")]) == llm.render_prompt([*merged, HumanMessage("q")])
 
 
+@pytest.mark.parametrize("given", [{"attributes": {"humor": 4}}, {"humor": 4}], ids=["nested", "flat"])
+def test_attributes_as_fields_of_a_message_are_refused_since_caches_leave_them_out(echo: Make, given: dict) -> None:
+    with pytest.raises(AttributeConfigError, match="message 1: .*write additional_kwargs="):
+        echo().invoke([SystemMessage("s"), HumanMessage("q", **given)])
+    ignoring = echo(message_attributes="ignore", attributes={"humor": 1})
+    assert dials(ignoring.render_prompt([HumanMessage("q", **given)]))[0]["humor"] == 1
+
+
 def test_attributes_on_merged_messages_are_never_summed(echo: Make) -> None:
     messages = [
         HumanMessage("a", additional_kwargs={"attributes": {"humor": 4}}),
