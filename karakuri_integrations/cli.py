@@ -265,6 +265,8 @@ def _provider(options: argparse.Namespace) -> Provider:
         stop=tuple(options.stop),
         timeout=options.timeout,
     )
+    if options.attribution and options.model in (None, "karakuri-demo") and not options.base_url:
+        raise OptionError("--attribution is for KARAKURI LM, and the embedded model is none; add --model or leave it out")
     return Provider(_engine_fields(options), _attributes(options), sampling)
 
 

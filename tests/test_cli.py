@@ -59,8 +59,16 @@ def test_show_prompt_asks_nothing(engine, capsys) -> None:
 
 
 def test_attribution(engine, capsys) -> None:
-    assert cli.main(["ask", "hi", "--attribution"]) == 0
+    assert cli.main(["ask", "hi", "--attribution", "--model", "karakuri-lm-70b-chat-v0.1"]) == 0
     assert "KARAKURI LM, developed by KARAKURI Inc." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["ask", "chat"])
+@pytest.mark.parametrize("model", [[], ["--model", "karakuri-demo"]])
+def test_the_embedded_model_is_not_said_to_be_karakuri_lm(engine, capsys, command, model) -> None:
+    assert cli.main([command, *["hi"][: command == "ask"], "--attribution", *model]) != 0
+    assert "--attribution is for KARAKURI LM" in capsys.readouterr().err
+    assert engine.prompts == []
 
 
 @pytest.mark.parametrize(
