@@ -266,7 +266,7 @@ def _provider(options: argparse.Namespace) -> Provider:
         timeout=options.timeout,
     )
     if options.attribution and options.model in (None, "karakuri-demo") and not options.base_url:
-        raise OptionError("--attribution is for KARAKURI LM, which the embedded model is not; add --model or leave it out")
+        raise OptionError("--attribution is for KARAKURI LM, and this model is the embedded one; add --model")
     return Provider(_engine_fields(options), _attributes(options), sampling)
 
 
