@@ -19,9 +19,10 @@ import torch
 
 from .decoding import Sequence
 from .drafting import Draft, DraftGuesser
+from .forward import Forward
 from .generating import Generation, Output, out_of_memory, translate
 from .guessing import MOST_GUESSES, Guesser
-from .key_values import KeyValues, Pass
+from .key_values import KeyValues
 from .loading import Loaded
 from .lookup import Lookup
 from .memory import KV_CACHE_DTYPES, cache_bytes, free_ram, usual_cache
@@ -63,8 +64,7 @@ class Batch:
         self._draft = draft
         self.model, self.report = loaded.model, loaded.report
         self._stepped = stepped
-        self._device = loaded.model.get_input_embeddings().weight.device
-        self._sliding = getattr(loaded.model.config, "sliding_window", None)
+        self._pass = Forward(loaded.model)
         free = _free(self.model)
         sizes = {one: _token_bytes(self.model, one) for one in KV_CACHE_DTYPES}
         self._fit = {one: int(_FREE * free / size) for one, size in sizes.items()}
@@ -350,41 +350,17 @@ class Batch:
     # --- the model ---
 
     def _forward(self, first: int, new: list[list[int]], starts: list[int], wanted: int) -> Any:
-        """Logits of the last `wanted` new columns, (rows, wanted, vocabulary). Shorter rows are filled on the right."""
-        count = max(map(len, new))
-        self._reserve(first + len(new), max(starts) + count)
-        filled = [[*one, *[0] * (count - len(one))] for one in new]
-        # One transfer: on a GPU each costs about as long as a small kernel, and waits for what runs.
-        ids, positions = torch.tensor(
-            [filled, [[*range(start, start + count)] for start in starts]], device=self._device
-        )
-        with torch.inference_mode():
-            output = self.model(
-                input_ids=ids,
-                position_ids=positions,
-                attention_mask=None
-                if len(new) == 1 and (count == 1 or not starts[0])
-                else self._mask(positions, starts),
-                past_key_values=Pass(self._values, first, starts, count, positions),
-                use_cache=True,
-                logits_to_keep=wanted,
-            )
+        """As `forward`, with room made for it."""
+        self._reserve(first + len(new), max(starts) + max(map(len, new)))
+        logits = self._pass(self._values, first, new, starts, wanted)
         self._stepped()
-        return output.logits
+        return logits
 
     def _reserve(self, rows: int, columns: int) -> None:
         """Room for this beside all that was read."""
         everyone = self._everyone()
         columns = max([columns, *(one.sequence.read for one in everyone)])
         self._values.reserve(max(rows, len(everyone)), columns, self._parking.room(self._most))
-
-    def _mask(self, positions: Any, starts: list[int]) -> Any:
-        """Which columns each new token sees, (rows, 1, new, columns). Without it, transformers knows or all is seen."""
-        columns = torch.arange(max(starts) + positions.shape[1], device=positions.device)
-        seen = columns <= positions[:, None, :, None]
-        if self._sliding:
-            seen &= columns > positions[:, None, :, None] - self._sliding
-        return seen
 
 
 def _guessers(job: Generation, draft: Draft | None) -> Iterator[Guesser]:

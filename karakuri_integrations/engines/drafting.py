@@ -7,15 +7,15 @@ large model reads them in one pass (see `guessing`). Runs in a model's worker th
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import torch
 
 from .decoding import PREFILL_CHUNK
+from .forward import Forward
 from .generating import out_of_memory
 from .guessing import Trust
-from .key_values import KeyValues, Pass
+from .key_values import KeyValues
 from .loading import Loaded
 from .prefixes import common
 
@@ -36,7 +36,7 @@ class Draft:
 
     def __init__(self, loaded: Loaded, vocabulary: int, window: int) -> None:
         self._model = loaded.model
-        self._device = loaded.model.get_input_embeddings().weight.device
+        self._pass = Forward(loaded.model)
         self._vocabulary, self._window = vocabulary, window
         self._known = len(loaded.model.get_input_embeddings().weight)
         self._values = KeyValues()
@@ -106,25 +106,11 @@ class Draft:
 
     def _forward(self, new: list[int]) -> int:
         """Read some ids; the most likely one behind them."""
-        start, count = len(self._read), len(new)
-        self._values.reserve(1, start + count, self._window)
-        positions = torch.arange(start, start + count, device=self._device)[None]
-        with torch.inference_mode():
-            output = self._model(
-                input_ids=torch.tensor([new], device=self._device),
-                position_ids=positions,
-                attention_mask=None if count == 1 or not start else self._mask(positions),
-                past_key_values=Pass(self._values, 0, [start], count),
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            best = int(output.logits[0, -1, : self._vocabulary].argmax())
+        start = len(self._read)
+        self._values.reserve(1, start + len(new), self._window)
+        logits = self._pass(self._values, 0, [new], [start], 1)
         self._read += new
-        return best
-
-    def _mask(self, positions: Any) -> Any:
-        columns = torch.arange(int(positions[0, -1]) + 1, device=self._device)
-        return columns <= positions[:, None, :, None]
+        return int(logits[0, -1, : self._vocabulary].argmax())
 
 
 class DraftGuesser:

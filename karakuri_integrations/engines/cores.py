@@ -1,0 +1,85 @@
+"""How many threads a forward pass gets on a CPU: as many as were measured to be fastest for its number of tokens.
+
+A pass of a small model is hundreds of operations of a few microseconds. Where OpenMP's threads have to be woken for
+each of them (GNU's no longer wait awake once the process has more of them than cores, as with an embedding model in
+another thread, or after a call of torch in the main thread), one thread alone is faster. Knows durations only. What is
+computed stays the same: the threads divide the rows of a matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+__all__ = ["Cores"]
+
+_LONGEST: Final = 0.05  # seconds: a longer pass is large enough for all cores
+_MOST_TOKENS: Final = 64  # a pass over more of them too
+_TRIAL: Final = 4  # passes with the other number; the first of them is not counted
+_SOON: Final = 12  # passes before the first trial, and the first after what is best has changed
+_RARELY: Final = 768  # and between two at most
+
+
+class Cores:
+    """Chooses between one thread and `most` for each pass, and tries the other one now and then.
+
+    Args:
+        most: threads that there are.
+        use: makes what the calling thread computes next run on so many threads.
+    """
+
+    def __init__(self, most: int, use: Callable[[int], None]) -> None:
+        self._most, self._use = most, use
+        self._kinds: dict[int, _Kind] = {}
+
+    def begin(self, tokens: int) -> None:
+        """A pass over so many tokens (rows times columns) comes next."""
+        kind = self._kinds.get(tokens)
+        self._use(self._most if kind is None else kind.threads)
+
+    def took(self, tokens: int, seconds: float) -> None:
+        """It is done."""
+        if tokens > _MOST_TOKENS:
+            return
+        if tokens not in self._kinds:
+            self._kinds[tokens] = _Kind(self._most)  # the first pass of a kind warms up
+        else:
+            self._kinds[tokens].took(seconds)
+
+
+class _Kind:
+    """Passes over the same number of tokens."""
+
+    def __init__(self, most: int) -> None:
+        self.threads = most
+        self._most = most
+        self._means: dict[int, float] = {}
+        self._passes = 0  # since the last trial, or in this one
+        self._pause = _SOON
+        self._trying = False
+
+    def took(self, seconds: float) -> None:
+        self._passes += 1
+        if not (self._trying and self._passes == 1):
+            before = self._means.get(self.threads, seconds)
+            self._means[self.threads] = before + (seconds - before) / (2 if self._trying else 4)
+        if self._trying and self._passes >= _TRIAL:
+            self._decide()
+        elif not self._trying and self._passes >= self._pause and self._means[self.threads] <= _LONGEST:
+            self._try_other()
+
+    def _other(self) -> int:
+        return 1 if self.threads == self._most else self._most
+
+    def _try_other(self) -> None:
+        self.threads = self._other()
+        self._means.pop(self.threads, None)  # the machine may be another by now
+        self._passes, self._trying = 0, True
+
+    def _decide(self) -> None:
+        if self._means[self.threads] < self._means[self._other()]:
+            self._pause = _SOON
+        else:
+            self.threads = self._other()
+            self._pause = min(2 * self._pause, _RARELY)
+        self._passes, self._trying = 0, False

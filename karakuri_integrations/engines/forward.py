@@ -1,0 +1,82 @@
+"""One forward pass of a model: new ids of several rows in, logits out.
+
+Runs in a model's worker thread, which imports it; imports torch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from threadpoolctl import ThreadpoolController
+
+from .cores import Cores
+from .key_values import KeyValues, Pass
+
+__all__ = ["Forward"]
+
+
+class Forward:
+    """A model and where it is."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.device = model.get_input_embeddings().weight.device
+        self._sliding = getattr(model.config, "sliding_window", None)
+        self._cores = _cores() if {one.device.type for one in model.parameters()} == {"cpu"} else None
+
+    def __call__(
+        self, values: KeyValues, first: int, new: Sequence[Sequence[int]], starts: Sequence[int], wanted: int
+    ) -> Any:
+        """Logits of the last `wanted` new columns, (rows, wanted, vocabulary). Shorter rows are filled on the right.
+
+        Row i reads the ids new[i] behind its first starts[i] columns of `values`, whose rows begin at `first`.
+        """
+        count = max(map(len, new))
+        filled = [[*one, *[0] * (count - len(one))] for one in new]
+        # One transfer: on a GPU each costs about as long as a small kernel, and waits for what runs.
+        ids, positions = torch.tensor(
+            [filled, [[*range(start, start + count)] for start in starts]], device=self.device
+        )
+        tokens, began = len(new) * count, time.perf_counter()
+        if self._cores is not None:
+            self._cores.begin(tokens)
+        with torch.inference_mode():
+            output = self.model(
+                input_ids=ids,
+                position_ids=positions,
+                attention_mask=None
+                if len(new) == 1 and (count == 1 or not starts[0])
+                else self._mask(positions, starts),
+                past_key_values=Pass(values, first, [*starts], count, positions),
+                use_cache=True,
+                logits_to_keep=wanted,
+            )
+        if self._cores is not None:
+            self._cores.took(tokens, time.perf_counter() - began)
+        return output.logits
+
+    def _mask(self, positions: Any, starts: Sequence[int]) -> Any:
+        """Which columns each new token sees, (rows, 1, new, columns). Without it, transformers knows or all is seen."""
+        columns = torch.arange(max(starts) + positions.shape[1], device=positions.device)
+        seen = columns <= positions[:, None, :, None]
+        if self._sliding:
+            seen &= columns > positions[:, None, :, None] - self._sliding
+        return seen
+
+
+def _cores() -> Cores | None:
+    """None where there is one core, or torch's threads are not OpenMP's.
+
+    torch.set_num_threads would not do: threads that begin to compute later take its last number for their own.
+    """
+    most = torch.get_num_threads()
+    pools = ThreadpoolController().select(user_api="openmp").lib_controllers
+
+    def use(threads: int) -> None:
+        for one in pools:
+            one.set_num_threads(threads)
+
+    return Cores(most, use) if most > 1 and pools else None
