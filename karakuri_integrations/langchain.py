@@ -1,9 +1,9 @@
 """ChatKarakuri: LangChain's chat model interface over a Provider.
 
 Knows LangChain's hooks, fields, traces and cache keys. Messages become values in `_langchain_messages`, fields are
-checked in `_langchain_fields`, tools and calls in `_langchain_tools`, structured output in `_langchain_structured`,
-errors become langchain-core's in `_langchain_errors`; which engine answers, attributes and prompts are the Provider's
-(`provider`).
+checked in `_langchain_fields`, several calls at once are `_langchain_batches`', tools and calls `_langchain_tools`',
+structured output is `_langchain_structured`'s, errors become langchain-core's in `_langchain_errors`; which engine
+answers, attributes and prompts are the Provider's (`provider`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ except ModuleNotFoundError as error:
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LangSmithParams, LanguageModelInput
-from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
@@ -35,6 +34,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError,
 from typing_extensions import override
 
 from . import __version__
+from ._langchain_batches import Batches
 from ._langchain_errors import core_errors
 from ._langchain_fields import (
     NOT_PICKLED,
@@ -64,7 +64,7 @@ _ENGINE_FIELDS = tuple(EngineFields.__dataclass_fields__)
 _TRACED = "ls_structured_output_format"
 
 
-class ChatKarakuri(BaseChatModel):
+class ChatKarakuri(Batches):
     """KARAKURI LM Chat with its nine steering dials, as a LangChain chat model.
 
     Setup:
@@ -437,6 +437,10 @@ class ChatKarakuri(BaseChatModel):
         async with aclosing(chunks) as inner, AsyncExitStack() as own._open:
             async for chunk in inner:
                 yield chunk
+
+    @override
+    def _together(self) -> int | None:
+        return getattr(self._provider().engine(), "max_batch", None)
 
     # --- tools and structured output ---
 

@@ -197,6 +197,11 @@ class LocalEngine:
         return self._given_window or self._shared.checkpoint.window or self.family.context_window
 
     @property
+    def max_batch(self) -> int:
+        """Replies that are made at once."""
+        return self._max_batch
+
+    @property
     def steps(self) -> int:
         """Forward passes that the shared model has made in this process."""
         return self._shared.steps
