@@ -172,7 +172,10 @@ def _server_options(command: argparse.ArgumentParser) -> None:
 def _call_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--system", help="the system text")
     command.add_argument("--temperature", type=float, default=0.0, help="0 (default) is greedy")
-    command.add_argument("--top-p", type=float, default=1.0)
+    command.add_argument("--top-p", type=float, default=1.0, help="the likeliest tokens of so much probability; 1: all")
+    command.add_argument("--top-k", type=int, default=0, help="so many of the likeliest tokens; 0: all")
+    command.add_argument("--min-p", type=float, default=0.0, help="tokens of so much of the best one's probability")
+    command.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1 avoids what was said")
     command.add_argument("--seed", type=int, help="makes sampling repeatable")
     command.add_argument("--max-tokens", type=int, help="default: the rest of the window")
     command.add_argument("--stop", action="append", default=[], help="text at which the answer ends; repeatable")
@@ -260,6 +263,9 @@ def _provider(options: argparse.Namespace) -> Provider:
     sampling = Sampling(
         temperature=options.temperature,
         top_p=options.top_p,
+        top_k=options.top_k,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
         seed=options.seed,
         max_tokens=options.max_tokens,
         stop=tuple(options.stop),

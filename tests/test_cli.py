@@ -40,6 +40,22 @@ def test_ask_prints_the_answer(engine: ScriptedEngine, capsys: pytest.CaptureFix
     assert "complexity: 1 verbosity: 1 quality: 4 toxicity: 0 humor: 4 creativity: 3" in engine.prompts[0]
 
 
+def test_every_option_of_a_call_arrives(engine) -> None:
+    given = {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 7,
+        "min_p": 0.1,
+        "repetition_penalty": 1.2,
+        "seed": 3,
+        "max_tokens": 4,
+        "timeout": 60.0,
+    }
+    options = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    assert cli.main(["ask", "hi", *options, "--stop", "X", "--stop", "Y"]) == 0
+    assert engine.samplings == [Sampling(**given, stop=("X", "Y"))]
+
+
 def test_ask_reads_standard_input_after_the_question(engine, capsys, monkeypatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("a document\n"))
     assert cli.main(["ask", "Summarise:", "--system", "S", "--json"]) == 0

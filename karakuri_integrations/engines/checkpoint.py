@@ -56,7 +56,7 @@ def source_of(
     """The source a caller's `model` means. Reads no file's contents.
 
     Raises:
-        OptionError: text that is neither a folder nor a hub id, or a GGUF file.
+        OptionError: what is neither a folder nor a hub id, or a GGUF file.
     """
     if revision is not None and not (isinstance(revision, str) and revision):
         raise OptionError(f"revision must be a commit, branch or tag, got {revision!r:.40}")
@@ -76,12 +76,14 @@ def _source(
 ) -> Source:
     if model is None:
         return DEFAULT
-    text = os.fspath(model)
+    text = os.fspath(model) if isinstance(model, str | os.PathLike) else ""
     if not isinstance(text, str) or not text.strip():
-        raise OptionError("model must be a hub id such as 'karakuri-ai/karakuri-lm-70b-chat-v0.1' or a folder")
+        raise OptionError(
+            f"model must be a hub id such as 'karakuri-ai/karakuri-lm-70b-chat-v0.1' or a folder, got {model!r:.40}"
+        )
     if text.lower().endswith(".gguf"):
         raise OptionError(_gguf(text))
-    path = Path(text).expanduser()
+    path = _at_home(text)
     if isinstance(model, os.PathLike) or path.is_dir() or text.startswith((".", "~", os.sep)):
         return Source(name=path.resolve().name, folder=str(path.resolve()))
     if text == DEFAULT.name:  # the id that its answers report
@@ -91,6 +93,13 @@ def _source(
     name = f"karakuri-ai/{text}" if text in FAMILIES else text
     kept = None if cache_dir is None else str(Path(cache_dir).expanduser().absolute())
     return Source(name, None, revision, kept, local_files_only)
+
+
+def _at_home(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise OptionError(f"model {text!r:.80} names a home folder that does not exist") from None
 
 
 def _gguf(text: str) -> str:
