@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A process for each core, of which each loads its own models; the tests of one file stay together.
+AT_ONCE := -n logical --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test lint unit matrix clean
@@ -18,11 +20,11 @@ lint: $(VENV)/.test
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(AT_ONCE)
 
 # The adapters on other langchain-core versions and other Pythons, where these can be installed.
 matrix: $(VENV)/.test
-	tests/matrix.sh $(BIN)/python
+	tests/matrix.sh $(BIN)/python $(AT_ONCE)
 
 $(VENV)/.venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Runs the tests that need no torch on other langchain-core versions and on other Pythons, where they can be installed.
-# usage: tests/matrix.sh PYTHON   (the interpreter of the prepared environment)
+# usage: tests/matrix.sh PYTHON [OPTIONS OF PYTEST]   (the interpreter of the prepared environment)
 set -euo pipefail
 python=$1
+shift
 cd "$(dirname "$0")/.."
 work=$(dirname "$python")/../matrix
 mkdir -p "$work"
@@ -17,7 +18,7 @@ for version in 1.6.0 1.8.2; do
       rm -rf "$target"; echo "matrix: langchain-core $version cannot be installed here: skipped"; continue; }
   fi
   echo "matrix: langchain-core $version"
-  PYTHONPATH=$target "$python" -m pytest -q tests/langchain
+  PYTHONPATH=$target "$python" -m pytest -q "$@" tests/langchain
 done
 
 find_python() {
@@ -35,10 +36,10 @@ for version in 3.12 3.13; do
     rm -rf "$venv"
     "$other" -m venv "$venv"
     install "$venv/bin/python" -m pip install --quiet -e ".[langchain,llama-index]" \
-      "langchain-tests==1.1.9" "pytest>=9.0.3" pytest-asyncio pytest-timeout hypothesis "jsonschema>=4.20" || {
+      "langchain-tests==1.1.9" "pytest>=9.0.3" pytest-asyncio pytest-timeout "pytest-xdist[psutil]>=3.6" hypothesis "jsonschema>=4.20" || {
       echo "matrix: Python $version cannot be prepared here: skipped"; continue; }
     touch "$venv/.ready"
   fi
   echo "matrix: Python $version (without torch)"
-  "$venv/bin/python" -m pytest -q
+  "$venv/bin/python" -m pytest -q "$@"
 done

@@ -13,10 +13,10 @@ from random import Random
 from typing import Any, Final
 
 from ..conversation import Prompt
-from .figures import Figure, Spread, ratios
-from .measures import same, words
+from .figures import Figure, Spread
+from .measures import beside, words
 from .providers import loop
-from .subject import Effort, Run, Subject, alternate, ask, questions, rate
+from .subject import Effort, Run, Subject, ask, questions
 
 __all__ = ["eight_bits"]
 
@@ -44,23 +44,16 @@ def _kinds(subject: Subject, effort: Effort) -> list[tuple[str, Callable[[int], 
 
 
 def _speed(subject: Subject, effort: Effort, name: str, prompt: Callable[[int], Prompt]) -> Figure:
-    found = alternate(
+    return beside(
         effort,
         f"keys and values in 8 bits, {name}",
+        EIGHT,
+        name,
         {
             "auto": lambda number: _made(subject.plain, prompt(number), effort.tokens),
             "int8": lambda number: _made(subject.eight, prompt(number), effort.tokens),
         },
-    )
-    rates = {which: [rate(pair) for pair in pairs] for which, pairs in found.items()}
-    return Figure(
-        EIGHT,
-        name,
-        "tokens/s",
-        Spread.of(rates["int8"]),
-        ratio=ratios(rates["int8"], rates["auto"]),
-        ratio_to="over the model's own type",
-        same=same(found["auto"], found["int8"]),
+        "over the model's own type",
     )
 
 

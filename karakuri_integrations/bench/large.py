@@ -7,7 +7,6 @@ device copies. Every round is written down when it ends, so that a run that is c
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,7 +31,7 @@ from .measures import OURS
 from .plain_generate import PlainGenerate
 from .profiling import profiled
 from .random_model import FORMS, make_model
-from .subject import Answer, Effort, Run, Subject, alternate, ask, questions
+from .subject import Answer, Effort, Run, Subject, alternate, ask, in_threads, questions
 from .synthetic import make_outline
 
 if TYPE_CHECKING:
@@ -243,23 +242,10 @@ class _Bench:
         """The same call by so many threads; the first is not begun before the last one waits."""
         answers: list[Answer] = []
         failures: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                answers.append(call())
-            except BaseException as error:  # noqa: BLE001  # raised again below
-                failures.append(error)
-
         if count > 1:
             gate = _Gate(lambda: bool(failures) or worker.waiting == count)
             worker = self._subject.shared.submit(gate, 1, self._engine.family)
-        threads = [threading.Thread(target=work) for _ in range(count)]
-        for one in threads:
-            one.start()
-        for one in threads:
-            one.join()
-        if failures:
-            raise failures[0]
+        in_threads(lambda: answers.append(call()), count, failures)
         return answers
 
     def _prompt(self, cell: Cell, number: int) -> Prompt:

@@ -7,7 +7,7 @@ first and in those of several at once, are `peers`'; providers are `providers`'.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from .subject import AT_ONCE, TIGHT_MIB, Answer, Effort, Run, Subject, alternate
 
 __all__ = [
     "Candidate",
+    "beside",
     "chat_and_document",
     "curve",
     "first_token",
@@ -289,24 +290,35 @@ def _looked(subject: Subject, effort: Effort, name: str, texts: Callable[[int], 
         passes[which] += engine.steps - before
         return run
 
-    found = alternate(
+    found = beside(
         effort,
         f"prompt lookup, {name}",
+        GUESSED,
+        name,
         {
             "without": lambda number: call(subject.plain, "without", number),
             "with": lambda number: call(subject.looking, "with", number),
         },
+        "over without guesses",
     )
+    return replace(found, note=f"{note}; {passes['without']} passes without, {passes['with']} with")
+
+
+def beside(
+    effort: Effort, what: str, section: str, name: str, runs: dict[str, Callable[[int], Run]], ratio_to: str
+) -> Figure:
+    """Tokens a second of the second of two, over those of the first."""
+    usual, other = runs
+    found = alternate(effort, what, runs)
     rates = {which: [rate(pair) for pair in pairs] for which, pairs in found.items()}
     return Figure(
-        GUESSED,
+        section,
         name,
         "tokens/s",
-        Spread.of(rates["with"]),
-        ratio=ratios(rates["with"], rates["without"]),
-        ratio_to="over without guesses",
-        same=same(found["without"], found["with"]),
-        note=f"{note}; {passes['without']} passes without, {passes['with']} with",
+        Spread.of(rates[other]),
+        ratio=ratios(rates[other], rates[usual]),
+        ratio_to=ratio_to,
+        same=same(found[usual], found[other]),
     )
 
 

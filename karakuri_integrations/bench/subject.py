@@ -35,6 +35,7 @@ __all__ = [
     "alternate",
     "ask",
     "at_once",
+    "in_threads",
     "questions",
     "rate",
     "streamed",
@@ -204,27 +205,35 @@ def at_once(calls: Sequence[Callable[[], Answer]], clients: int) -> Run:
     """So many threads; each takes the next call when its last one has ended."""
     waiting = list(range(len(calls)))[::-1]
     answers: dict[int, Answer] = {}
-    failures: list[BaseException] = []
 
     def work() -> None:
+        while waiting:
+            number = waiting.pop()
+            answers[number] = calls[number]()
+
+    began = time.perf_counter()
+    in_threads(work, clients, [])
+    seconds = time.perf_counter() - began
+    ordered = [answers[number] for number in range(len(calls))]
+    return Run(sum(len(one.times) for one in ordered), seconds, tuple(one.text for one in ordered))
+
+
+def in_threads(work: Callable[[], object], count: int, failures: list[BaseException]) -> None:
+    """Let so many threads do the same work, to its end; what fails is put to `failures`, and the first one raised."""
+
+    def guarded() -> None:
         try:
-            while waiting:
-                number = waiting.pop()
-                answers[number] = calls[number]()
+            work()
         except BaseException as error:  # noqa: BLE001  # raised again below
             failures.append(error)
 
-    began = time.perf_counter()
-    threads = [threading.Thread(target=work) for _ in range(clients)]
+    threads = [threading.Thread(target=guarded) for _ in range(count)]
     for one in threads:
         one.start()
     for one in threads:
         one.join()
     if failures:
         raise failures[0]
-    seconds = time.perf_counter() - began
-    ordered = [answers[number] for number in range(len(calls))]
-    return Run(sum(len(one.times) for one in ordered), seconds, tuple(one.text for one in ordered))
 
 
 def alternate(
