@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from .decoding import Sequence
+from .decoding import Sequence, best
 from .drafting import Draft, DraftGuesser
 from .forward import Forward
 from .generating import Generation, Output, out_of_memory, translate
@@ -289,12 +289,7 @@ class Batch:
             last = torch.tensor([one.sequence.unread - 1 for one in rows], device=logits.device)
             scores = logits[torch.arange(len(rows), device=logits.device), last]
         plain = [one.sequence.plain(logits.device) for one in rows]
-        tokens: list[int | None] = []
-        if any(plain):
-            numbers = scores.float()
-            good = torch.isfinite(numbers).all(-1)
-            best = torch.stack((numbers.argmax(-1), good.long()), 1).tolist()
-            tokens = [token if fine else None for token, fine in best]
+        tokens = best(scores) if any(plain) else []
         return [tokens[place] if plain[place] else scores[place : place + 1] for place in range(len(rows))]
 
     def _took(self, row: _Row, found: Any) -> bool:

@@ -14,7 +14,6 @@ from typing import Final
 __all__ = ["Cores"]
 
 _LONGEST: Final = 0.05  # seconds: a longer pass is large enough for all cores
-_MOST_TOKENS: Final = 64  # a pass over more of them too
 _TRIAL: Final = 4  # passes with the other number; the first of them is not counted
 _SOON: Final = 12  # passes before the first trial, and the first after what is best has changed
 _RARELY: Final = 768  # and between two at most
@@ -34,21 +33,26 @@ class Cores:
 
     def begin(self, tokens: int) -> None:
         """A pass over so many tokens (rows times columns) comes next."""
-        kind = self._kinds.get(tokens)
+        kind = self._kinds.get(_rounded(tokens))
         self._use(self._most if kind is None else kind.threads)
 
     def took(self, tokens: int, seconds: float) -> None:
         """It is done."""
-        if tokens > _MOST_TOKENS:
-            return
+        tokens = _rounded(tokens)
         if tokens not in self._kinds:
             self._kinds[tokens] = _Kind(self._most)  # the first pass of a kind warms up
         else:
             self._kinds[tokens].took(seconds)
 
 
+def _rounded(tokens: int) -> int:
+    """To two binary digits, as prompts are hardly ever of the same length."""
+    drop = max(0, tokens.bit_length() - 2)
+    return tokens >> drop << drop
+
+
 class _Kind:
-    """Passes over the same number of tokens."""
+    """Passes over about the same number of tokens."""
 
     def __init__(self, most: int) -> None:
         self.threads = most

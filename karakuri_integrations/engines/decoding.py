@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .grammars import Constraint
     from .guessing import Guesser
 
-__all__ = ["PREFILL_CHUNK", "Sampler", "Sequence"]
+__all__ = ["PREFILL_CHUNK", "Sampler", "Sequence", "best"]
 
 #: Prompt tokens per forward pass at most; between two of them a call can be cancelled.
 PREFILL_CHUNK: Final = 512
@@ -58,6 +58,8 @@ class Sampler:
         """
         import torch
 
+        if self.plain and allowed is None:
+            return best(logits)[0]
         scores = logits.float()
         finite = torch.isfinite(scores).all()
         if allowed is not None:
@@ -77,6 +79,19 @@ class Sampler:
         # One transfer from the device for both answers.
         token, good = torch.stack((chosen[0], finite.to(chosen.dtype))).tolist()
         return int(token) if good else None
+
+
+def best(logits: Any) -> list[int | None]:
+    """Of each row its best token, or None when a logit is NaN or infinite; `logits` is (rows, vocabulary).
+
+    The least and the most are numbers if all are. One transfer from the device for everything.
+    """
+    import torch
+
+    least, most = torch.aminmax(logits, dim=-1)
+    good = torch.isfinite(least) & torch.isfinite(most)
+    found = torch.stack((logits.argmax(-1), good.long()), 1).tolist()
+    return [token if fine else None for token, fine in found]
 
 
 def _processors(sampling: Sampling, device: Any) -> Any:
