@@ -72,7 +72,11 @@ def test_the_picture_is_svg_with_a_bar_and_a_point_for_each():
         (["--rounds", "0"], "--rounds must be at least 1, got 0"),
         (["--tokens", "-1"], "--tokens must be at least 1"),
         (["--load", "0"], "--load must be 1 to 86400 seconds"),
-        (["--load", "5", "--peers"], "leave out --peers and --svg"),
+        (["--load", "5", "--peers"], "leave out --peers, --svg and --only"),
+        (["--load", "5", "--only", "batch"], "leave out --peers, --svg and --only"),
+        (["--synthetic", "70b", "--only", "batch"], "leave out --peers, --load and --only"),
+        (["--only", "lookup", "--peers"], "add --only stream or --only batch"),
+        (["--only", "lookup", "--svg", "x.svg"], "add --only stream and --only batch"),
         (["--synthetic", "7b"], "--synthetic must be one of 1m, 94m, 70b, 70b-small, got '7b'"),
         (["--synthetic", "1m", "--model", "m"], "give one of them"),
         (["--json", "/nowhere/at/all.json"], "its folder does not exist"),
@@ -141,6 +145,12 @@ def test_the_embedded_model_is_measured(capsys, tmp_path, monkeypatch):
     assert rows["Memory", "kept at most"]["value"]["median"] <= 16
     ET.fromstring(files[1].read_text("utf-8"))
     assert "one stream: round 1 of 1" in said
+
+
+def test_one_part_only(capsys):
+    shown, said = bench(capsys, "--only", "lookup", "--rounds", "1", "--tokens", "2")
+    assert [line for line in shown.splitlines() if "──" in line] == ["── Prompt lookup"]
+    assert "one stream" not in said
 
 
 @pytest.mark.slow

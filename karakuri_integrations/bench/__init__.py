@@ -11,9 +11,9 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import OptionError
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .subject import Effort, Subject
 
 __all__ = ["add_options", "run"]
+
+#: The parts of an ordinary measurement, in their order.
+PARTS: Final = ("stream", "first-token", "batch", "prefixes", "lookup", "8-bits", "memory")
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -37,6 +40,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--rounds", type=int, default=5, help="rounds of each comparison; default 5")
     command.add_argument("--tokens", type=int, default=64, help="tokens of a reply; default 64")
     command.add_argument("--peers", action="store_true", help="transformers, ChatHuggingFace and HuggingFaceLLM too")
+    command.add_argument(
+        "--only", action="append", choices=PARTS, help="this part of the measurement only; repeatable; default: all"
+    )
     command.add_argument(
         "--load", type=float, metavar="SECONDS", help="instead: 32 clients that come at random for so long"
     )
@@ -98,17 +104,23 @@ def _check(options: argparse.Namespace) -> None:
             raise OptionError(f"--{name} must be at least 1, got {getattr(options, name)}")
     if options.load is not None and not 1 <= options.load <= 86_400:
         raise OptionError(f"--load must be 1 to 86400 seconds, got {options.load:g}")
-    if options.load is not None and (options.peers or options.svg):
-        raise OptionError("--load measures one thing only; leave out --peers and --svg, or run the command twice")
+    if options.load is not None and (options.peers or options.svg or options.only):
+        raise OptionError(
+            "--load measures one thing only; leave out --peers, --svg and --only, or run the command twice"
+        )
+    if options.only and options.peers and {"stream", "batch"}.isdisjoint(options.only):
+        raise OptionError("--peers take part in one stream and several at once; add --only stream or --only batch")
+    if options.only and options.svg and not {"stream", "batch"} <= {*options.only}:
+        raise OptionError("--svg draws one stream and several at once; add --only stream and --only batch")
     if options.synthetic is not None and options.synthetic not in SIZES:
         raise OptionError(f"--synthetic must be one of {', '.join(SIZES)}, got {options.synthetic!r:.40}")
     if options.synthetic is not None and options.model is not None:
         raise OptionError("--synthetic and --model are two models; give one of them")
     large = options.synthetic in LARGE
-    if large and (options.peers or options.load is not None):
+    if large and (options.peers or options.load is not None or options.only):
         raise OptionError(
-            f"--synthetic {options.synthetic} measures generate beside it and nothing else; leave out --peers and "
-            "--load"
+            f"--synthetic {options.synthetic} measures generate beside it and nothing else; leave out --peers, --load "
+            "and --only"
         )
     if large and options.template is not None:
         raise OptionError(f"--synthetic {options.synthetic} has a template of its own; leave out --template")
@@ -147,31 +159,40 @@ def _measured(options: argparse.Namespace, folder: Path) -> tuple[list[Figure], 
             from .load import load
 
             return load(subject, effort, options.load), about
-        return _all(subject, effort, options.peers), about
+        return _parts(subject, effort, options.only or PARTS, options.peers), about
     finally:
         subject.close()
 
 
-def _all(subject: Subject, effort: Effort, with_peers: bool) -> list[Figure]:
+def _parts(subject: Subject, effort: Effort, wanted: Collection[str], with_peers: bool) -> list[Figure]:
     from . import machine, measures
     from .eight_bits import eight_bits
     from .peers import peers
     from .providers import ours
 
-    others = [*ours(subject, effort), *(peers(subject, effort) if with_peers else [])]
-    stream = measures.one_stream(subject, effort, others)
-    assert stream[0].value is not None  # noqa: S101  # it was measured
-    return [
-        *stream,
-        *measures.first_token(subject, effort),
-        *measures.curve(subject, effort),
-        *measures.together(subject, effort, others),
-        *measures.chat_and_document(subject, effort),
-        *measures.lookup(subject, effort),
-        *eight_bits(subject, effort),
-        *measures.memory(subject, effort),
-        *machine.ceiling(subject, effort, stream[0].value.median),
-    ]
+    compared = not {"stream", "batch"}.isdisjoint(wanted)
+    others = [*ours(subject, effort), *(peers(subject, effort) if with_peers else [])] if compared else []
+
+    def stream() -> list[Figure]:
+        return measures.one_stream(subject, effort, others)
+
+    def batch() -> list[Figure]:
+        return [*measures.curve(subject, effort), *measures.together(subject, effort, others)]
+
+    parts: dict[str, Callable[[], list[Figure]]] = {
+        "stream": stream,
+        "first-token": lambda: measures.first_token(subject, effort),
+        "batch": batch,
+        "prefixes": lambda: measures.chat_and_document(subject, effort),
+        "lookup": lambda: measures.lookup(subject, effort),
+        "8-bits": lambda: eight_bits(subject, effort),
+        "memory": lambda: measures.memory(subject, effort),
+    }
+    found = [one for name in PARTS if name in wanted for one in parts[name]()]
+    if "stream" in wanted:  # its rate is set beside the ceiling
+        assert found[0].value is not None  # noqa: S101  # it was measured
+        found += machine.ceiling(subject, effort, found[0].value.median)
+    return found
 
 
 def _say(text: str) -> None:
