@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from .schema_logic import ANNOTATIONS, DATA, NAMED, Schema, named, references, values, words
 
-__all__ = ["Item", "Repeats", "comparable", "loosened", "number", "repeats_in"]
+__all__ = ["Item", "Repeats", "loosened", "number", "repeats_in"]
 
 #: Under these a list is looked at for what it must not be, or only sometimes; there `uniqueItems` stays as it is.
 _ELSEWHERE: Final = frozenset(
@@ -328,19 +328,18 @@ def _same(one: bytes, other: bytes) -> bool:
     Of what is nested too deeply to be read only the text is compared.
     """
     try:
-        return one == other or comparable(_loaded(one)) == comparable(_loaded(other))
+        return one == other or _plain(_loaded(one)) == _plain(_loaded(other))
     except RecursionError:
         return False
 
 
-def comparable(value: Any) -> Any:
-    """The value in a form in which Python's == is JSON Schema's: no boolean is a number."""
+def _plain(value: Any) -> Any:
     if isinstance(value, bool):
         return ("boolean", value)
     if isinstance(value, list):
-        return [comparable(one) for one in value]
+        return [_plain(one) for one in value]
     if isinstance(value, dict):
-        return {key: comparable(one) for key, one in value.items()}
+        return {key: _plain(one) for key, one in value.items()}
     return value
 
 
