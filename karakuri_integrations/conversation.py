@@ -340,12 +340,14 @@ class Usage:
 class Piece(NamedTuple):  # these two are made for every token: a dataclass that is frozen takes three times as long
     """What an engine yields: new raw text (may be empty), the counts so far, and on the last piece why it ended.
 
-    `usage` is None where a server does not count.
+    `usage` is None where a server does not count. `held`: on a last piece, a server held the reply to the prompt's
+    grammar by means of its own, which may know fewer words of JSON schemas: its calls are checked.
     """
 
     text: str = ""
     usage: Usage | None = None
     finish_reason: FinishReason | None = None
+    held: bool = False
 
 
 class Delta(NamedTuple):

@@ -54,7 +54,7 @@ class Decoder:
 
     def push(self, piece: Piece) -> Sequence[Delta]:
         """The deltas this piece completes: none, one, or the last one."""
-        text, usage, reason = piece
+        text, usage, reason, held = piece
         self.usage = usage or self.usage
         last = flush = reason is not None
         stopped, fragments = False, _NO_FRAGMENTS
@@ -70,7 +70,7 @@ class Decoder:
         if stopped:
             return self._ended(text, "stop")
         if reason is not None:
-            return self._ended(text, reason, fragments, self._calls.calls() if self._calls else ())
+            return self._ended(text, reason, fragments, self._calls.calls(held=held) if self._calls else ())
         return (Delta(text, fragments=tuple(fragments)),) if text or fragments else ()
 
     def _ended(

@@ -296,7 +296,7 @@ class Exchange:
         self._finish()
 
     def _finish(self) -> None:
-        self.done, self.final = True, Piece("", self._usage, self._reason)
+        self.done, self.final = True, Piece("", self._usage, self._reason, self.held)
 
     def _json(self, chunk: bytes) -> Iterator[Piece]:
         """A server that answers in one JSON body."""

@@ -12,10 +12,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from ..conversation import CallDelta, CallForm, ToolCall
 from .repeats import repeats_in
+from .schemas import shown_place, tools_in
+from .validation import loads, misfit
 
 __all__ = ["CallReader"]
 
@@ -31,14 +33,15 @@ class CallReader:
 
     `taken_back` is what undoes the escaping of data in the calls (a text, and whether it is the last one). The opener
     is looked for in the text as it comes: one that is escaped is data that the model repeats, and opens nothing.
-    `schema` is that of the list of calls; of its words `uniqueItems` is looked at again, which not every server holds.
+    `schema` is that of the list of calls; of its words `uniqueItems` is looked at again, which not every server holds,
+    and all of them where a server held the reply by means of its own.
     """
 
     def __init__(
         self, form: CallForm, taken_back: Callable[[str, bool], str] = lambda text, _: text, schema: str = ""
     ) -> None:
         self._form, self._taken_back = form, taken_back
-        self._schema = json.loads(schema) if '"uniqueItems"' in schema else None
+        self._schema = schema
         self._mark = form.opener.rstrip()
         self._buffer = self._opener = ""
         self._list: _List | None = None
@@ -89,17 +92,33 @@ class CallReader:
             return len(whole) - place
         return _overlap(whole, self._mark)
 
-    def calls(self) -> tuple[ToolCall, ...]:
-        """Every call of the reply so far, whole or with an `error`."""
+    def calls(self, *, held: bool = False) -> tuple[ToolCall, ...]:
+        """Every call of the reply so far, whole or with an `error`. `held`: by means of the server's own."""
         found = () if self._list is None else self._list.calls()
-        return found if self._schema is None else tuple(map(self._checked, found))
+        if '"uniqueItems"' in self._schema:
+            found = tuple(map(self._without_repeats, found))
+        if held and self._schema:
+            schema = loads(self._schema)
+            wanted = dict(tools_in(schema))
+            found = tuple(_fitted(call, wanted.get(call.name), schema) for call in found)
+        return found
 
-    def _checked(self, call: ToolCall) -> ToolCall:
+    def _without_repeats(self, call: ToolCall) -> ToolCall:
         if call.error is not None:
             return call
         keys = self._form.name_key, self._form.arguments_key
         text = f'[{{"{keys[0]}": {json.dumps(call.name)}, "{keys[1]}": {call.arguments}}}]'
-        return replace(call, error=_TWICE) if repeats_in(self._schema, text) else call
+        return replace(call, error=_TWICE) if repeats_in(json.loads(self._schema), text) else call
+
+
+def _fitted(call: ToolCall, wanted: Any, root: Any) -> ToolCall:
+    """The call, with an error where its arguments do not fit their schema."""
+    found = None if call.error is not None else misfit(loads(call.arguments), wanted, root)
+    if found is None:
+        return call
+    word, place = found
+    where = shown_place(place, root) or "the top"
+    return replace(call, error=f"the call's arguments do not fit their schema ({word!r} at {where})")
 
 
 @lru_cache(maxsize=16)

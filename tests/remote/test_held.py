@@ -111,6 +111,35 @@ def test_a_forced_call_is_one_request_with_the_schema(loopback: Loopback, way: s
     assert reply.finish_reason == "tool_calls"
 
 
+MISFIT = '[{"name": "weather", "arguments": {"city": "東京"}}, {"name": "weather", "arguments": {"city": 7}}]'
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_call_that_the_server_held_and_that_does_not_fit_is_invalid_with_its_text(
+    loopback: Loopback, way: str
+) -> None:
+    one = engine(loopback, Reply(COMPLETION.stream(MISFIT)))
+    good, bad = answer(one, prompt_of(tool_choice="required"), way).calls
+    assert good.error is None
+    assert bad.arguments == '{"city": 7}'
+    assert bad.error == "the call's arguments do not fit their schema ('type' at city)"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_so_it_is_behind_text(loopback: Loopback, way: str) -> None:
+    one = engine(loopback, endless("はい。\n", OPENER + "[", usage=True), ends(MISFIT))
+    good, bad = answer(one, prompt_of(), way).calls
+    assert good.error is None and "('type' at city)" in (bad.error or "")
+
+
+def test_what_is_only_read_is_not_checked(loopback: Loopback) -> None:
+    """A framework may take the text "7" for a number; a server that was told nothing may write it."""
+    one = engine(loopback, Reply(COMPLETION.stream(MISFIT)), server="openai")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert [call.error for call in answer(one, prompt_of(tool_choice="required")).calls] == [None, None]
+
+
 def test_a_reply_that_is_json_is_one_request_with_its_schema(loopback: Loopback) -> None:
     one = engine(loopback, Reply(COMPLETION.stream('{"city": "京都"}')))
     reply = answer(one, prompt_of(tools=None, response_format=FORMAT), stop=("}",))
