@@ -6,6 +6,7 @@ Each is a function from a JSON schema to an `Outcome`; what a class does beyond 
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,6 +122,7 @@ def served(url: str, options: dict[str, Any]) -> tuple[Sequence[Contender], Sequ
     found, absent = list(local(engine, options)), []
     for name, module, make in (
         ("ChatOpenAI", "langchain_openai", _chat_openai),
+        ("ChatOpenAI, response_format", "langchain_openai", _chat_openai_format),
         ("OpenAILike", "llama_index.llms.openai_like", _openai_like),
     ):
         try:
@@ -138,6 +140,28 @@ def _chat_openai(name: str, url: str, options: dict[str, Any]) -> Contender:
     from langchain_openai import ChatOpenAI
 
     return langchain(name, ChatOpenAI(base_url=url, api_key="none", model=MODEL, max_retries=0), options)
+
+
+def _chat_openai_format(name: str, url: str, options: dict[str, Any]) -> Contender:
+    """Not a call but a reply that is JSON, which is what this client has for servers whose template has no tools."""
+    from langchain_openai import ChatOpenAI
+
+    model = ChatOpenAI(base_url=url, api_key="none", model=MODEL, max_retries=0)
+
+    def ask(schema: dict[str, Any], seed: int) -> Outcome:
+        wanted = {"type": "json_schema", "json_schema": {"name": TOOL, "schema": schema, "strict": True}}
+        try:
+            reply = model.bind(response_format=wanted).invoke(QUESTION, seed=seed, **options)
+        except Exception as error:  # noqa: BLE001  # whatever a client raises is counted
+            return _refusal(error)
+        tokens = (reply.usage_metadata or {}).get("output_tokens", 0)
+        try:
+            return Outcome(json.loads(str(reply.text)), tokens, finished=True)
+        except ValueError:
+            cut = reply.response_metadata.get("finish_reason") == "length"
+            return Outcome(tokens=tokens, failed=None if cut else "no JSON")
+
+    return Contender(name, ask)
 
 
 def _openai_like(name: str, url: str, options: dict[str, Any]) -> Contender:
