@@ -53,7 +53,7 @@ from ._langchain_tools import as_openai, check_bound
 from .attributes import AttributeLike, AttributePolicy, SteeringAttributes
 from .closing import Owned, aclosing
 from .conversation import Sampling
-from .errors import OptionError
+from .errors import KarakuriError, OptionError
 from .generation import Engine
 from .provider import SAMPLING_FIELDS, EngineFields, Provider, check_options
 
@@ -440,7 +440,10 @@ class ChatKarakuri(Batches):
 
     @override
     def _together(self) -> int | None:
-        return getattr(self._provider().engine(), "max_batch", None)
+        try:
+            return getattr(self._provider().engine(), "max_batch", None)
+        except KarakuriError:  # each call raises it: its fallback answers, or it is among the results
+            return None
 
     # --- tools and structured output ---
 

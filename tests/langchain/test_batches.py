@@ -16,7 +16,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from karakuri_integrations.conversation import Piece, Prompt, Sampling
 from karakuri_integrations.engines import LocalEngine
 from karakuri_integrations.engines.scripted import ScriptedEngine
-from karakuri_integrations.errors import WorkerError
+from karakuri_integrations.errors import OptionError, WorkerError
 from karakuri_integrations.langchain import ChatKarakuri
 
 
@@ -151,6 +151,17 @@ def test_exceptions_are_returned_where_asked_for() -> None:
     found: list[Any] = llm.batch(["a", "fail", "b"], return_exceptions=True)
     assert isinstance(found[1], WorkerError)
     assert [one.text for one in found if isinstance(one, AIMessage)] == ["a", "b"]
+
+
+async def test_a_field_that_was_set_to_what_cannot_be_fails_each_call() -> None:
+    llm = ChatKarakuri(engine=Counted(max_batch=3))
+    other = llm.model_copy()
+    llm.temperature = -5.0
+    assert [type(one).__name__ for one in llm.batch(["a", "b"], return_exceptions=True)] == ["OptionError"] * 2
+    assert [type(one).__name__ for one in await llm.abatch(["a", "b"], return_exceptions=True)] == ["OptionError"] * 2
+    assert [one.text for one in llm.with_fallbacks([other]).batch(["a", "b"])] == ["a", "b"]
+    with pytest.raises(OptionError):
+        llm.generate([[HumanMessage("a")], [HumanMessage("b")]])
 
 
 async def test_more_than_the_queue_holds_are_no_busy_error() -> None:
