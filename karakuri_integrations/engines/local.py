@@ -88,7 +88,7 @@ class LocalEngine:
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         context_window: int | None = None,
-        max_queue: int = 128,
+        max_queue: int = 1024,
         max_batch: int = 16,
         prefix_cache_mib: int | None = None,
         prompt_lookup: bool = True,
