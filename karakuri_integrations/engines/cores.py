@@ -2,9 +2,10 @@
 
 A pass of a small model is hundreds of operations of a few microseconds. Where OpenMP's threads have to be woken for
 each of them (GNU's no longer wait awake once the process has more of them than cores, as with an embedding model in
-another thread, or after a call of torch in the main thread), one thread alone is faster. Knows durations only. The
-threads divide the rows of a matrix, so products are the same to the last bit; of attention in fp32, one new token behind
-hundreds of others, the last bits can differ.
+another thread, or after a call of torch in the main thread), one thread alone is faster. Knows durations only.
+
+The threads divide the rows of a matrix, so products are the same to the last bit; of attention in fp32, one new token
+behind hundreds of others, the last bits can differ.
 """
 
 from __future__ import annotations

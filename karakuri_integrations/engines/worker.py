@@ -126,8 +126,8 @@ class Worker(Generic[LoadedT]):
             if others >= max_batch + max_queue:
                 raise BusyError(
                     f"{others} calls are made by this model or wait for it already (max_batch={max_batch} at once, "
-                    f"max_queue={max_queue} more); make fewer at a time (LangChain: max_concurrency in the config), try "
-                    "again later, or pass engine=LocalEngine(..., max_queue=...) with a larger number"
+                    f"max_queue={max_queue} more); make fewer at a time (in LangChain max_concurrency of the config), "
+                    "try again later, or pass engine=LocalEngine(..., max_queue=...) with a larger number"
                 )
             self._jobs.append(job)
             self._changed.notify()
