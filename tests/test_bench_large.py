@@ -310,8 +310,8 @@ def test_a_cell_that_does_not_fit_is_said_and_shown_with_both_numbers(small, cap
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--peers"], "leave out --peers and --load"),
-        (["--load", "5"], "leave out --peers and --load"),
+        (["--peers"], "leave out --peers, --load and --only"),
+        (["--load", "5"], "leave out --peers, --load and --only"),
         (["--template", "karakuri-lm-70b-chat-v0.1"], "leave out --template"),
         (["--json", "/"], "'/' cannot be written: it is a folder"),
         (["--layers", "0"], "--layers must be at least 1, got 0"),
