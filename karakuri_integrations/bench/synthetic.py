@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -42,19 +43,27 @@ LARGE: Final = ("70b", "70b-small")
 
 
 def make_checkpoint(size: str, folder: Path) -> Path:
-    """Write one, the same at each call, and return its folder."""
+    """Write one, the same at each call, and return its folder.
+
+    A thread of its own computes: OpenMP's threads for the caller's would stay, and slow down what is measured.
+    """
+    target = make_outline(size, folder)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(_write_weights, SIZES[size], target).result()
+    shutil.copy(Path(str(DEFAULT.folder)) / "generation_config.json", target)  # as it was before the model was saved
+    return target
+
+
+def _write_weights(shape: Shape, target: Path) -> None:
     import torch
     from transformers import LlamaForCausalLM
 
-    target = make_outline(size, folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = LlamaForCausalLM(_config(SIZES[size])).to(torch.bfloat16)
+        model = LlamaForCausalLM(_config(shape)).to(torch.bfloat16)
     with torch.no_grad():
         model.lm_head.weight[2] = 0  # so that it does not end by itself, and all replies are equally long
     model.save_pretrained(target)
-    shutil.copy(Path(str(DEFAULT.folder)) / "generation_config.json", target)  # as it was before the model was saved
-    return target
 
 
 def make_outline(size: str, folder: Path, layers: int | None = None) -> Path:

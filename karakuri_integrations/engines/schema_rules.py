@@ -64,13 +64,11 @@ class Outer:
         )
 
 
-def refused(why: str, keyword: str) -> UnsupportedSchemaError:
-    """The error for a schema, without the schema."""
+def refused(why: str, keyword: str, advice: str = "") -> UnsupportedSchemaError:
+    """The error for a schema, without the schema. `advice`: what to do, where leaving the word out is not it."""
     word = f"the word {keyword!r}" if keyword else "that word"
-    error = UnsupportedSchemaError(
-        f"no grammar can be made of {_WHOLE} ({why[:200].rstrip(':')}); leave {word} out, or describe the rule in "
-        "words and check the arguments in the tool"
-    )
+    advice = advice or f"leave {word} out, or describe the rule in words and check the arguments in the tool"
+    error = UnsupportedSchemaError(f"no grammar can be made of {_WHOLE} ({why[:200].rstrip(':')}); {advice}")
     error.keyword = keyword
     return error
 

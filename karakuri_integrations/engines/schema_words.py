@@ -137,7 +137,8 @@ def _at_most_one(schema: Mapping[str, Any]) -> bool:
 def refusal(problem: str) -> UnsupportedSchemaError:
     """The library's message names the word; it also quotes the schema, which is not repeated."""
     line = problem.strip().splitlines()[0].partition("failed to compile JSON schema:")[2].strip() or "it is not valid"
-    return refused(line, _keyword(line))
+    advice = "no value fits that property: let its words agree" if "is unsatisfiable" in line else ""
+    return refused(line, _keyword(line), advice)
 
 
 def _keyword(line: str) -> str:

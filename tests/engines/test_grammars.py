@@ -586,6 +586,13 @@ def test_a_tool_that_could_never_be_called_is_named_also_among_others(engine, ne
     assert "good" not in str(caught.value)
 
 
+def test_bounds_that_contradict_each_other_are_not_blamed_on_the_word_that_asks_for_them(engine):
+    never, _ = NEVER[0]
+    with pytest.raises(UnsupportedSchemaError, match="no value fits that property: let its words agree$") as caught:
+        ask(engine, tools=[tool(never)])
+    assert "leave" not in str(caught.value)
+
+
 def test_the_place_in_an_answers_schema_is_named(engine):
     schema = object_of(days={"type": "array", "items": object_of(day={"type": "string", "pattern": "(?=a)b"})})
     form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}

@@ -93,3 +93,21 @@ def test_what_is_too_deep_to_be_told_fits() -> None:
     for _ in range(5000):
         value = {"a": value}
     assert misfit(value, schema, schema) is None
+
+
+def test_what_takes_too_long_to_be_told_fits() -> None:
+    branching: dict[str, Any] = {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(40)}
+    schema = {"$defs": {**branching, "a40": {"type": "integer"}}, "$ref": "#/$defs/a0"}
+    assert misfit(1, schema, schema) is None
+    numbers = {"items": {"type": "integer"}, "uniqueItems": True}
+    assert misfit([*range(1000), 1], numbers, numbers) == ("uniqueItems", ())
+    objects = [{"n": n} for n in range(200)]
+    assert misfit([*objects, {"n": 1}], {"uniqueItems": True}, True) == ("uniqueItems", ())
+    assert misfit([*objects * 10], {"uniqueItems": True}, True) is None
+
+
+def test_each_value_has_the_whole_time() -> None:
+    schema = {"items": {"type": "integer"}}
+    values = [*range(30_000)]
+    assert misfit(values, schema, schema) is None
+    assert misfit([*values, "x"], schema, schema) == ("type", (30_000,))
