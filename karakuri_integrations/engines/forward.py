@@ -5,6 +5,7 @@ Runs in a model's worker thread, which imports it; imports torch.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from .cores import Cores
 from .key_values import KeyValues, Pass
 
 __all__ = ["Forward"]
+
+_thread = threading.local()
 
 
 class Forward:
@@ -72,7 +75,9 @@ def _cores() -> Cores | None:
 
     torch.set_num_threads would not do: threads that begin to compute later take its last number for their own.
     """
-    most = torch.get_num_threads()
+    if not hasattr(_thread, "most"):  # a draft model comes later, perhaps while this thread has one
+        _thread.most = torch.get_num_threads()
+    most = _thread.most
     pools = ThreadpoolController().select(user_api="openmp").lib_controllers
 
     def use(threads: int) -> None:

@@ -123,3 +123,13 @@ def test_other_threads_keep_their_number(checkpoint):
     thread.join()
     assert inside[-1] == numbers() == before
     engine.close()
+
+
+def test_a_model_that_comes_later_may_use_all_threads_too(monkeypatch):
+    numbers = iter([4, 1])  # of the second there is what the first model's last pass was given
+    monkeypatch.setattr(forward.torch, "get_num_threads", lambda: next(numbers))
+    found: list[Cores | None] = []
+    worker = threading.Thread(target=lambda: found.extend([forward._cores(), forward._cores()]))
+    worker.start()
+    worker.join()
+    assert [one is not None for one in found] == [True, True]
