@@ -21,6 +21,8 @@ from langchain_core.runnables.config import get_config_list, get_executor_for_co
 from langchain_core.runnables.utils import gather_with_concurrency
 from typing_extensions import override
 
+from .errors import OptionError
+
 __all__ = ["Batches"]
 
 _Configs = RunnableConfig | Sequence[RunnableConfig] | None
@@ -34,10 +36,17 @@ class Batches(BaseChatModel):
         return None
 
     def _configs(self, config: _Configs, count: int) -> Any:
-        """With `max_concurrency`, where the caller says nothing of it."""
+        """With `max_concurrency`, where the caller says nothing of it.
+
+        Raises:
+            OptionError: it is below 1; LangChain would wait for ever in `abatch`.
+        """
         configs = get_config_list(config, count)
-        if configs and configs[0].get("max_concurrency") is None and (most := self._together()) is not None:
-            configs[0]["max_concurrency"] = most  # LangChain asks the first one
+        asked = configs[0].get("max_concurrency") if configs else None  # LangChain asks the first one
+        if asked is not None and asked < 1:
+            raise OptionError(f"max_concurrency must be at least 1, got {asked}")
+        if configs and asked is None and (most := self._together()) is not None:
+            configs[0]["max_concurrency"] = most
         return configs
 
     @override

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from decimal import Decimal
+from decimal import Context, Decimal, localcontext
 from functools import cache, partial
 from typing import Any, Final, TypeAlias
 
@@ -25,6 +25,8 @@ Misfit: TypeAlias = tuple[str, tuple[object, ...]]
 
 #: So many words are looked at for one value: about a third of a second. References that branch can ask for any number.
 _MOST: Final = 50_000
+#: Of a quotient; a multiple with more of them cannot be told.
+_DIGITS: Final = 60
 _left: ContextVar[list[int]] = ContextVar("left")
 
 
@@ -44,7 +46,8 @@ def misfit(value: Any, schema: Schema, root: Schema) -> Misfit | None:
     made = _validators()
     _left.set([_MOST])
     try:
-        found = next(made(root).evolve(schema=schema).iter_errors(value), None)
+        with localcontext(Context(prec=_DIGITS)):  # the caller's own may round
+            found = next(made(root).evolve(schema=schema).iter_errors(value), None)
     except Exception:  # noqa: BLE001  # whatever a schema of a caller's own makes of the library
         return None
     return None if found is None else (str(found.validator or "false"), tuple(found.absolute_path))

@@ -12,6 +12,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableConfig
 
 from karakuri_integrations.conversation import Piece, Prompt, Sampling
 from karakuri_integrations.engines import LocalEngine
@@ -97,6 +98,20 @@ def test_who_says_how_many_is_heard() -> None:
     engine = Counted(max_batch=20)
     ChatKarakuri(engine=engine).batch(QUESTIONS[:9], {"max_concurrency": 3})
     assert engine.most == 3
+
+
+@pytest.mark.parametrize("most", [0, -1])
+@pytest.mark.parametrize("known", [20, None])
+async def test_fewer_than_one_at_a_time_is_refused_and_nobody_waits(most: int, known: int | None) -> None:
+    llm = ChatKarakuri(engine=Counted(max_batch=known))
+    config: RunnableConfig = {"max_concurrency": most}
+    said = f"max_concurrency must be at least 1, got {most}"
+    with pytest.raises(OptionError, match=said):
+        llm.batch(QUESTIONS[:2], config)
+    with pytest.raises(OptionError, match=said):
+        await llm.abatch(QUESTIONS[:2], config)
+    with pytest.raises(OptionError, match=said):
+        next(iter(llm.batch_as_completed(QUESTIONS[:2], [config, config])))
 
 
 def test_an_engine_that_does_not_know_is_left_to_langchain() -> None:

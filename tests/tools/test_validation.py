@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from decimal import Context, Inexact, localcontext
 from typing import Any
 
 import pytest
@@ -66,6 +67,15 @@ def test_what_does_not_fit(schema: Any, text: str) -> None:
 def test_tenths_are_compared_as_they_are_written() -> None:
     assert fits("0.3", {"multipleOf": 0.1})
     assert fits("4.35", {"multipleOf": 0.01, "maximum": 4.35})
+
+
+def test_the_callers_decimals_decide_nothing() -> None:
+    with localcontext(Context(prec=2)):
+        assert not fits("4.351", {"multipleOf": 0.01})
+        assert fits("1234.01", {"multipleOf": 0.01})
+    with localcontext() as own:
+        own.traps[Inexact] = True
+        assert not fits("0.015", {"multipleOf": 0.01})
 
 
 def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
