@@ -216,7 +216,7 @@ class Callers:
 
 @dataclass(frozen=True)
 class Left:
-    """What there is when no call is being made."""
+    """What there is when no call is being made. Of the threads those that came since the test began."""
 
     threads: int
     objects: int
@@ -224,7 +224,7 @@ class Left:
     resident: int
 
 
-def left_over(engine: LocalEngine) -> Left:
+def left_over(engine: LocalEngine, others: set[threading.Thread]) -> Left:
     batch, worker = batch_of(engine), engine._shared._worker
     wait_until(lambda: not worker._running)
     assert batch.active == []
@@ -235,7 +235,8 @@ def left_over(engine: LocalEngine) -> Left:
     gc.collect()
     alive = [type(one) for one in gc.get_objects()]
     ours = Counter(one.__name__ for one in alive if one in OURS)
-    return Left(threading.active_count(), len(alive), ours, psutil.Process().memory_info().rss)
+    threads = sum(one not in others for one in threading.enumerate())  # those of earlier tests may end meanwhile
+    return Left(threads, len(alive), ours, psutil.Process().memory_info().rss)
 
 
 @pytest.fixture
@@ -249,6 +250,7 @@ def asked(checkpoint) -> Iterator[list[Question]]:
     "count", [600, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])], ids=["fast", "full"]
 )
 def test_whatever_happens_to_the_calls_answers_are_right_and_nothing_is_left(checkpoint, asked, monkeypatch, count):
+    others = set(threading.enumerate())
     engine = plain(checkpoint, max_batch=16, prefix_cache_mib=4)
     model, batch = loaded_model(engine), batch_of(engine)
     faults, callers = Faults(1), Callers(engine, asked, 1)
@@ -261,7 +263,7 @@ def test_whatever_happens_to_the_calls_answers_are_right_and_nothing_is_left(che
     found = []
     for part in parts:  # the first one is for what is made once
         callers.make(part)
-        found.append(left_over(engine))
+        found.append(left_over(engine, others))
     hook.remove()
     print(f"\n{count} calls: {dict(callers.seen)}, faults {dict(faults.made)}, waited {waited['rows']}, {found}")
     assert callers.wrong == []

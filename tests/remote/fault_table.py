@@ -276,7 +276,7 @@ row("an event of 300 kB", said(lambda w: [w.event("富" * 100_000), w.end(), DON
 
 # --- 34 to 35: silence ---
 
-IDLE = {"timeouts": {"connect": 5, "pool": 5, "first_token": 20, "idle": 1.0}}
+IDLE = {"timeouts": {"connect": 5, "pool": 5, "first_token": 20, "idle": 2.5}}  # a machine may stand still for a second
 FIRST = {"timeouts": {"connect": 5, "pool": 5, "first_token": 1.0, "idle": 20}}
 
 
