@@ -28,7 +28,7 @@ matrix: $(VENV)/.test
 
 $(VENV)/.venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
-	@echo "Setting up $(VENV) (about 2 minutes the first time) ..."
+	@echo "Setting up $(VENV) (2 to 5 minutes the first time) ..."
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 

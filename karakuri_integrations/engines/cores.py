@@ -15,14 +15,16 @@ from typing import Final
 
 __all__ = ["Cores"]
 
-_LONGEST: Final = 0.05  # seconds: a longer pass is large enough for all cores
-_TRIAL: Final = 4  # passes with the other number; the first of them is not counted
-_SOON: Final = 12  # passes before the first trial, and the first after what is best has changed
+_TRIAL: Final = 4  # passes with another number; the first of them is not counted
+_SOON: Final = 6  # passes before the first trial, and the first after what is best has changed
 _RARELY: Final = 768  # and between two at most
+_SLOWER: Final = 2  # times as long as when it was chosen: the machine does something else, too
 
 
 class Cores:
-    """Chooses between one thread and `most` for each pass, and tries the other one now and then.
+    """Chooses for each pass among `most` threads, half of them and so on to one, and tries the next one now and then.
+
+    The next one only: of a large model a pass on one core of many would take as long as many passes.
 
     Args:
         most: threads that there are.
@@ -58,34 +60,44 @@ class _Kind:
 
     def __init__(self, most: int) -> None:
         self.threads = most
-        self._most = most
+        self._steps = [one for one in (most >> n for n in range(most.bit_length())) if one]
         self._means: dict[int, float] = {}
         self._passes = 0  # since the last trial, or in this one
         self._pause = _SOON
-        self._trying = False
+        self._chosen: int | None = None  # during a trial, what was best before it
+        self._expected = 0.0  # seconds, as measured when it was chosen
+        self._towards = 1  # fewer threads
 
     def took(self, seconds: float) -> None:
         self._passes += 1
-        if not (self._trying and self._passes == 1):
+        trying = self._chosen is not None
+        if not (trying and self._passes == 1):
             before = self._means.get(self.threads, seconds)
-            self._means[self.threads] = before + (seconds - before) / (2 if self._trying else 4)
-        if self._trying and self._passes >= _TRIAL:
+            self._means[self.threads] = before + (seconds - before) / (2 if trying else 4)
+        if trying and self._passes >= _TRIAL:
             self._decide()
-        elif not self._trying and self._passes >= self._pause and self._means[self.threads] <= _LONGEST:
-            self._try_other()
+        elif not trying and self._passes >= (_SOON if self._worse() else self._pause):
+            self._try_next()
 
-    def _other(self) -> int:
-        return 1 if self.threads == self._most else self._most
+    def _worse(self) -> bool:
+        return 0 < self._expected * _SLOWER < self._means[self.threads]
 
-    def _try_other(self) -> None:
-        self.threads = self._other()
+    def _try_next(self) -> None:
+        place = self._steps.index(self.threads) + self._towards
+        if not 0 <= place < len(self._steps):
+            self._towards = -self._towards
+            place += 2 * self._towards
+        self._chosen, self.threads = self.threads, self._steps[place]
         self._means.pop(self.threads, None)  # the machine may be another by now
-        self._passes, self._trying = 0, True
+        self._passes = 0
 
     def _decide(self) -> None:
-        if self._means[self.threads] < self._means[self._other()]:
+        assert self._chosen is not None
+        if self._means[self.threads] < self._means[self._chosen]:
             self._pause = _SOON
         else:
-            self.threads = self._other()
+            self.threads = self._chosen
+            self._towards = -self._towards
             self._pause = min(2 * self._pause, _RARELY)
-        self._passes, self._trying = 0, False
+        self._expected = self._means[self.threads]
+        self._passes, self._chosen = 0, None
