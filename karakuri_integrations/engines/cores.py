@@ -64,19 +64,19 @@ class _Kind:
         self._means: dict[int, float] = {}
         self._passes = 0  # since the last trial, or in this one
         self._pause = _SOON
-        self._chosen: int | None = None  # during a trial, what was best before it
+        self._chosen = most  # what was best; during a trial, before it
+        self._trying = False
         self._expected = 0.0  # seconds, as measured when it was chosen
         self._towards = 1  # fewer threads
 
     def took(self, seconds: float) -> None:
         self._passes += 1
-        trying = self._chosen is not None
-        if not (trying and self._passes == 1):
+        if not (self._trying and self._passes == 1):
             before = self._means.get(self.threads, seconds)
-            self._means[self.threads] = before + (seconds - before) / (2 if trying else 4)
-        if trying and self._passes >= _TRIAL:
+            self._means[self.threads] = before + (seconds - before) / (2 if self._trying else 4)
+        if self._trying and self._passes >= _TRIAL:
             self._decide()
-        elif not trying and self._passes >= (_SOON if self._worse() else self._pause):
+        elif not self._trying and self._passes >= (_SOON if self._worse() else self._pause):
             self._try_next()
 
     def _worse(self) -> bool:
@@ -87,17 +87,16 @@ class _Kind:
         if not 0 <= place < len(self._steps):
             self._towards = -self._towards
             place += 2 * self._towards
-        self._chosen, self.threads = self.threads, self._steps[place]
+        self.threads = self._steps[place]
         self._means.pop(self.threads, None)  # the machine may be another by now
-        self._passes = 0
+        self._passes, self._trying = 0, True
 
     def _decide(self) -> None:
-        assert self._chosen is not None
         if self._means[self.threads] < self._means[self._chosen]:
             self._pause = _SOON
         else:
             self.threads = self._chosen
             self._towards = -self._towards
             self._pause = min(2 * self._pause, _RARELY)
-        self._expected = self._means[self.threads]
-        self._passes, self._chosen = 0, None
+        self._chosen, self._expected = self.threads, self._means[self.threads]
+        self._passes, self._trying = 0, False
