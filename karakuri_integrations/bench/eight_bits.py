@@ -114,35 +114,30 @@ def _counted(off: Sequence[_Distance]) -> str:
 
 def _compared(batch: Any, ids: list[int], tokens: int, ends: frozenset[int]) -> tuple[_Distance, _Distance]:
     """A greedy reply read in 8 bits, and read at once, against the model's own type token by token."""
+    from ..engines.forward import Forward
+
     made, _, _ = loop(batch.model, ids, tokens, ends)
     whole = [*ids, *made[:-1]]
-    right = _logits(batch.model, whole, len(made), "auto")
+    run = Forward(batch.model)
+    right = _logits(run, whole, len(made), "auto")
     return (
-        _distance(_logits(batch.model, whole, len(made), "int8"), right),
-        _distance(_logits(batch.model, whole, len(made), "auto", at_once=True), right),
+        _distance(_logits(run, whole, len(made), "int8"), right),
+        _distance(_logits(run, whole, len(made), "auto", at_once=True), right),
     )
 
 
-def _logits(model: Any, ids: list[int], count: int, dtype: str, *, at_once: bool = False) -> Any:
-    """Those behind each of the last `count` ids, (count, vocabulary)."""
+def _logits(run: Any, ids: list[int], count: int, dtype: str, *, at_once: bool = False) -> Any:
+    """Those behind each of the last `count` ids, (count, vocabulary). `run` is a Forward."""
     import torch
 
-    from ..engines.key_values import KeyValues, Pass
+    from ..engines.key_values import KeyValues
 
-    values, device = KeyValues(dtype), model.get_input_embeddings().weight.device
+    values = KeyValues(dtype)
     values.reserve(1, len(ids), len(ids))
     first = len(ids) if at_once else len(ids) - count + 1
     found = []
     for begin, end in [(0, first), *((place, place + 1) for place in range(first, len(ids)))]:
-        with torch.inference_mode():
-            output = model(
-                input_ids=torch.tensor([ids[begin:end]], device=device),
-                position_ids=torch.arange(begin, end, device=device)[None],
-                past_key_values=Pass(values, 0, [begin], end - begin),
-                use_cache=True,
-                logits_to_keep=count if at_once else 1,
-            )
-        found.append(output.logits[0].float())
+        found.append(run(values, 0, [ids[begin:end]], [begin], count if at_once else 1)[0].float())
     return torch.cat(found)
 
 

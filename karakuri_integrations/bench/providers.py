@@ -40,13 +40,15 @@ def loop(model: Any, ids: list[int], tokens: int, ends: frozenset[int]) -> tuple
     import torch
     from transformers import DynamicCache
 
+    from ..engines.forward import cache_name
+
     began, first = time.perf_counter(), 0.0
-    cache, made = DynamicCache(), list[int]()
+    cache, made = {cache_name(model): DynamicCache()}, list[int]()
     device = model.get_input_embeddings().weight.device
     new = torch.tensor([ids], device=device)
     with torch.inference_mode():
         while len(made) < tokens and (not made or made[-1] not in ends):
-            logits = model(input_ids=new, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+            logits = model(input_ids=new, use_cache=True, logits_to_keep=1, **cache).logits
             new = logits[:, -1].argmax(-1, keepdim=True)
             made.append(int(new))
             first = first or time.perf_counter() - began

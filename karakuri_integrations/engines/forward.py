@@ -5,6 +5,7 @@ Runs in a model's worker thread, which imports it; imports torch.
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from collections.abc import Sequence
@@ -15,8 +16,9 @@ from threadpoolctl import ThreadpoolController
 
 from .cores import Cores
 from .key_values import KeyValues, Pass
+from .llama_pass import LlamaPass
 
-__all__ = ["Forward"]
+__all__ = ["Forward", "cache_name"]
 
 _thread = threading.local()
 
@@ -28,6 +30,9 @@ class Forward:
         self.model = model
         self.device = model.get_input_embeddings().weight.device
         self._sliding = getattr(model.config, "sliding_window", None)
+        self._transformers = _Transformers(model)
+        self._llama: LlamaPass | None = None
+        self._begun = False
         self._cores = _cores() if {one.device.type for one in model.parameters()} == {"cpu"} else None
 
     def __call__(
@@ -46,28 +51,56 @@ class Forward:
         tokens, began = len(new) * count, time.perf_counter()
         if self._cores is not None:
             self._cores.begin(tokens)
+        lonely = len(new) == 1 and (count == 1 or not starts[0])
+        run = self._run()
         with torch.inference_mode():
-            output = self.model(
-                input_ids=ids,
-                position_ids=positions,
-                attention_mask=None
-                if len(new) == 1 and (count == 1 or not starts[0])
-                else self._mask(positions, starts),
-                past_key_values=Pass(values, first, [*starts], count, positions),
-                use_cache=True,
-                logits_to_keep=wanted,
+            logits = run(
+                ids,
+                positions,
+                None if lonely else self._mask(positions, starts),
+                Pass(values, first, [*starts], count, positions),
+                wanted,
             )
         if self._cores is not None:
             self._cores.took(tokens, time.perf_counter() - began)
-        return output.logits
+        return logits
+
+    def _run(self) -> LlamaPass | _Transformers:
+        """Ours where it knows the model; transformers' where somebody wants to see its modules called."""
+        if not self._begun:  # not before: bitsandbytes turns its weights into another format for the first pass
+            self._begun, self._llama = True, LlamaPass.of(self.model)
+        return self._transformers if self._llama is None or self._llama.watched else self._llama
 
     def _mask(self, positions: Any, starts: Sequence[int]) -> Any:
-        """Which columns each new token sees, (rows, 1, new, columns). Without it, transformers knows or all is seen."""
+        """Which columns each new token sees, (rows, 1, new, columns). Without it all is seen, or what stands before."""
         columns = torch.arange(max(starts) + positions.shape[1], device=positions.device)
         seen = columns <= positions[:, None, :, None]
         if self._sliding:
             seen &= columns > positions[:, None, :, None] - self._sliding
         return seen
+
+
+class _Transformers:
+    """A model's own forward, as `LlamaPass`; without a mask it knows itself what is seen."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._cache = cache_name(model)
+
+    def __call__(self, ids: Any, positions: Any, mask: Any, cache: Pass, wanted: int) -> Any:
+        return self._model(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=mask,
+            use_cache=True,
+            logits_to_keep=wanted,
+            **{self._cache: cache},
+        ).logits
+
+
+def cache_name(model: Any) -> str:
+    """What the model calls its cache: `cache` in transformers 5.24 and later, where its code was changed already."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def _cores() -> Cores | None:
