@@ -202,6 +202,7 @@ class Batch:
 
     def _give_up(self) -> None:
         self.prefixes.clear()
+        self._pass.forget()
         if self._draft is not None:
             self._draft.give_up()
 
@@ -346,15 +347,19 @@ class Batch:
 
     def _forward(self, first: int, new: list[list[int]], starts: list[int], wanted: int) -> Any:
         """As `forward`, with room made for it."""
-        self._reserve(first + len(new), max(starts) + max(map(len, new)))
-        logits = self._pass(self._values, first, new, starts, wanted)
+        rows, count = first + len(new), max(map(len, new))
+        columns = max(starts) + count
+        wished = self._pass.room(rows, columns) if count == 1 and not first else (rows, columns)
+        self._reserve(*(wished if self._holds(*wished) else (rows, columns)))
+        reading = self._reading
+        logits = self._pass(self._values, first, new, starts, wanted, 0 if reading is None else reading.sequence.read)
         self._stepped()
         return logits
 
     def _reserve(self, rows: int, columns: int) -> None:
-        """Room for this beside all that was read."""
+        """Room for this beside all that was read, and a token more in each row."""
         everyone = self._everyone()
-        columns = max([columns, *(one.sequence.read for one in everyone)])
+        columns = max([columns, *(min(one.sequence.read + 1, len(one.sequence.ids)) for one in everyone)])
         self._values.reserve(max(rows, len(everyone)), columns, self._parking.room(self._most))
 
 

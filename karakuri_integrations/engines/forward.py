@@ -17,6 +17,7 @@ from threadpoolctl import ThreadpoolController
 from .cores import Cores
 from .key_values import KeyValues, Pass
 from .llama_pass import LlamaPass
+from .recording import Recorder, Recordings, cuda_graphs
 
 __all__ = ["Forward", "cache_name"]
 
@@ -33,16 +34,30 @@ class Forward:
         self._transformers = _Transformers(model)
         self._llama: LlamaPass | None = None
         self._begun = False
+        self._recordings: Recordings | None = None
         self._cores = _cores() if {one.device.type for one in model.parameters()} == {"cpu"} else None
 
     def __call__(
-        self, values: KeyValues, first: int, new: Sequence[Sequence[int]], starts: Sequence[int], wanted: int
+        self,
+        values: KeyValues,
+        first: int,
+        new: Sequence[Sequence[int]],
+        starts: Sequence[int],
+        wanted: int,
+        free: int = 0,
     ) -> Any:
         """Logits of the last `wanted` new columns, (rows, wanted, vocabulary). Shorter rows are filled on the right.
 
-        Row i reads the ids new[i] behind its first starts[i] columns of `values`, whose rows begin at `first`.
+        Row i reads the ids new[i] behind its first starts[i] columns of `values`, whose rows begin at `first`. Nothing
+        stands in column `free` of the rows behind them.
         """
         count = max(map(len, new))
+        run = self._run()
+        if count == 1 and not first and self._recordings is not None and run is self._llama:
+            with torch.inference_mode():
+                recorded = self._recordings(values, [one[0] for one in new], starts, free)
+            if recorded is not None:
+                return recorded
         filled = [[*one, *[0] * (count - len(one))] for one in new]
         # One transfer: on a GPU each costs about as long as a small kernel, and waits for what runs.
         ids, positions = torch.tensor(
@@ -52,7 +67,6 @@ class Forward:
         if self._cores is not None:
             self._cores.begin(tokens)
         lonely = len(new) == 1 and (count == 1 or not starts[0])
-        run = self._run()
         with torch.inference_mode():
             logits = run(
                 ids,
@@ -65,10 +79,24 @@ class Forward:
             self._cores.took(tokens, time.perf_counter() - began)
         return logits
 
+    def room(self, rows: int, columns: int) -> tuple[int, int]:
+        """What a pass of one new token a row would have of the keys and values, to be fast: no fewer than those."""
+        if self._recordings is None or self._recordings.given_up:
+            return rows, columns
+        return Recordings.size(rows, columns)
+
+    def forget(self) -> None:
+        """Free what is held beside the model."""
+        if self._recordings is not None:
+            self._recordings.forget()
+
     def _run(self) -> LlamaPass | _Transformers:
         """Ours where it knows the model; transformers' where somebody wants to see its modules called."""
         if not self._begun:  # not before: bitsandbytes turns its weights into another format for the first pass
             self._begun, self._llama = True, LlamaPass.of(self.model)
+            record = _recorder(self.device)
+            if self._llama is not None and record is not None:
+                self._recordings = Recordings(self._llama, record, self.device)
         return self._transformers if self._llama is None or self._llama.watched else self._llama
 
     def _mask(self, positions: Any, starts: Sequence[int]) -> Any:
@@ -101,6 +129,10 @@ class _Transformers:
 def cache_name(model: Any) -> str:
     """What the model calls its cache: `cache` in transformers 5.24 and later, where its code was changed already."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def _recorder(device: Any) -> Recorder | None:
+    return cuda_graphs() if device.type == "cuda" else None
 
 
 def _cores() -> Cores | None:

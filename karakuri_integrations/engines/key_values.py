@@ -22,7 +22,7 @@ from typing import Any, Final
 import torch
 from transformers import Cache
 
-__all__ = ["KeyValues", "Pass"]
+__all__ = ["FixedPass", "KeyValues", "Pass"]
 
 _COLUMNS: Final = 128  # columns are added in multiples of this
 _LARGEST: Final = 127
@@ -35,6 +35,12 @@ class KeyValues:
         self.dtype = dtype
         self._layers: list[list[Any]] = []
         self._rows = self._columns = 0
+        #: Another object after each change of where the tensors are.
+        self.place = object()
+
+    def has(self, rows: int, columns: int) -> bool:
+        """Whether there is room for so many in tensors that were made."""
+        return bool(self._layers) and rows <= self._rows and columns <= self._columns
 
     @property
     def bytes(self) -> int:
@@ -64,6 +70,7 @@ class KeyValues:
 
     def _resize(self, rows: int, columns: int) -> None:
         self._rows, self._columns = rows, columns
+        self.place = object()
         try:
             for layer in self._layers:
                 layer[:] = [self._resized(one) for one in layer]
@@ -93,6 +100,7 @@ class KeyValues:
     def layer(self, number: int, parts: Sequence[Any]) -> list[Any]:
         """A layer's tensors; made on first use, on the device and in the types of what is written."""
         while len(self._layers) <= number:
+            self.place = object()
             self._layers.append(
                 [one.new_zeros((self._rows, one.shape[1], self._columns, one.shape[3])) for one in parts]
             )
@@ -132,6 +140,7 @@ class KeyValues:
     def clear(self) -> None:
         """Free the memory."""
         self._layers.clear()
+        self.place = object()
         self._rows = self._columns = 0
 
 
@@ -200,3 +209,21 @@ class Pass(Cache):  # type: ignore[misc]
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         return self._end, 0
+
+
+class FixedPass:
+    """What a recorded pass reads and writes (see `recording`): one new token for each of the rows 0, 1, 2, ...
+
+    `columns` (rows, 1) say where each is written, `end` how many columns are read, all of fixed size.
+    """
+
+    def __init__(self, values: KeyValues, columns: Any, end: int) -> None:
+        self._values, self._columns, self._end = values, columns, end
+        self._rows = torch.arange(len(columns), device=columns.device)[:, None]
+
+    def update(self, keys: Any, values: Any, layer_idx: int) -> tuple[Any, Any]:
+        parts = self._values.parts(keys, values)
+        layer = self._values.layer(layer_idx, parts)
+        for own, new in zip(layer, parts, strict=True):
+            own[self._rows, :, self._columns] = new.transpose(1, 2)
+        return self._values.whole([one[: len(self._rows), :, : self._end] for one in layer])

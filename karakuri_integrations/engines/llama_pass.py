@@ -108,7 +108,7 @@ class LlamaPass:
         return layer.attention_out(seen.reshape(rows, count, -1))
 
     def _seen(self, queries: Any, keys: Any, values: Any, mask: Any) -> torch.Tensor:
-        """(rows, columns, heads, width). Of one new token, the heads that share keys are several queries of one head."""
+        """(rows, columns, heads, width). Of one new token, heads that share keys are several queries of one head."""
         rows, count = queries.shape[:2]
         if count == 1:
             together = queries.reshape(rows, self._shared, -1, self._width)
@@ -188,7 +188,7 @@ def _layer(layer: Any) -> _Layer:
 def _shortened(module: Any) -> _Projection:
     """Without what bitsandbytes' module looks at in each call."""
     state = _packed(module)
-    return module if state is None else _multiply(module.weight, state)  # type: ignore[no-any-return]
+    return module if state is None else _multiply(module.weight, state)
 
 
 def _joined(modules: Sequence[Any]) -> Sequence[_Projection]:
