@@ -273,7 +273,9 @@ def _provider(options: argparse.Namespace) -> Provider:
     )
     if options.attribution and options.model in (None, "karakuri-demo") and not options.base_url:
         raise OptionError("--attribution is for KARAKURI LM, and this model is the embedded one; add --model")
-    return Provider(_engine_fields(options), _attributes(options), sampling)
+    provider = Provider(_engine_fields(options), _attributes(options), sampling)
+    provider.checked_engine()  # before a question is read, or typed
+    return provider
 
 
 def _ask(options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from ..errors import ContextOverflowError, MessageError, MissingDependencyError,
 from ..templates import Family, family_of_checkpoint, family_of_model, family_of_template, unknown_model
 from ..threads import in_thread
 from .channel import Channel, Deadline
-from .checkpoint import Source, source_of
+from .checkpoint import Source, check_folder, source_of
 from .generating import Generation, Reporting
 from .grammars import Constraint
 from .loading import Report
@@ -161,7 +161,7 @@ class LocalEngine:
 
         Raises:
             UnknownModelError: none of them tells, or the hub cannot be asked.
-            ModelLoadError: a folder's configuration had to be read and cannot be.
+            ModelLoadError: a folder's configuration had to be read and cannot be; ModelFolderError: there is none.
         """
         if self._known_family is None:
             self._known_family = self._family_of_files()
@@ -194,6 +194,17 @@ class LocalEngine:
     @property
     def context_window(self) -> int:
         """Tokens of prompt and reply together."""
+    def check_folder(self) -> None:
+        """Look whether a folder that was named as the model is there.
+
+        Whoever makes a model of this engine asks at once. The engine itself may be made, or unpickled, before its files
+        are there.
+
+        Raises:
+            ModelFolderError: it is not, or holds no config.json.
+        """
+        check_folder(self._key.source)
+
         return self._given_window or self._shared.checkpoint.window or self.family.context_window
 
     @property
