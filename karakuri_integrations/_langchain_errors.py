@@ -27,6 +27,7 @@ _TABLE: Final[tuple[tuple[type[ours.KarakuriError], type[core.ModelError], bool]
     (ours.UnsupportedError, core.ModelInvalidRequestError, False),
     (ours.EngineError, core.ModelAPIError, True),
     (ours.ModelLoadError, core.ModelAPIError, False),
+    (ours.ModelFolderError, core.ModelNotFoundError, False),
     (ours.BusyError, core.ModelRateLimitError, True),
     (ours.DeadlineError, core.ModelTimeoutError, True),
     (ours.NumericalError, core.ModelAPIError, False),

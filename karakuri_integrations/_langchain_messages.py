@@ -198,7 +198,11 @@ def _check_block(block: object, role: Role, index: int) -> None:
         raise MessageError(f"message {index}: a text block whose text is a {type(block.get('text')).__name__}", index)
     if kind != "text" and kind not in _PRIVATE_BLOCKS:
         shown = f"{kind[:40]!r}" if isinstance(kind, str) else "without a type"
-        raise MessageError(f"message {index}: a content block {shown}; KARAKURI LM reads text only", index)
+        raise MessageError(
+            f"message {index}: a content block {shown}; KARAKURI LM reads text only, leave it out or describe it in "
+            "words",
+            index,
+        )
 
 
 def _unknown_role(role: str, index: int) -> MessageError:

@@ -68,11 +68,14 @@ def _source(options: argparse.Namespace) -> Checkpoint | None:
 
 
 def _write(options: argparse.Namespace, folder: Path) -> None:
-    from .engines.precision import precision_of
+    from .engines.precision import precision_of, quantization_advice
     from .engines.quantizing import FORMS, quantize
 
     if options.quantization not in (None, *FORMS):
-        raise OptionError(f"--quantization must be one of {', '.join(FORMS)}, got {options.quantization!r:.40}")
+        advice = quantization_advice(options.quantization, FORMS)
+        raise OptionError(
+            f"--quantization must be one of {', '.join(FORMS)}, got {options.quantization!r:.40}; {advice}"
+        )
     source = _source(options)
     assert source is not None  # noqa: S101  # two names were given
     try:

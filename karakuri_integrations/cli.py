@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from . import __version__, bench, doctor
+from ._command_line import Parser
 from ._quantize_command import add_quantize
 from .attributes import NAMES, PRESETS, SteeringAttributes
 from .conversation import Message, Reply, Sampling
@@ -108,14 +109,15 @@ def _log_to_stderr(options: argparse.Namespace) -> None:
     logging.basicConfig(handlers=[handler], level=logging.DEBUG if options.verbose else logging.WARNING)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="karakuri",
         description="KARAKURI LM Chat with its nine steering dials.",
         epilog="Exit codes: 0 answered, 1 the engine failed, 2 wrong input, 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"karakuri {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.commands = commands.choices
     demo = commands.add_parser("demo", help="one question at different dials, through both frameworks")
     chat = commands.add_parser("chat", help="talk; /attr verbosity=1 turns a dial while talking")
     ask = commands.add_parser("ask", help="one question, one answer; reads standard input when no question is given")
@@ -273,7 +275,9 @@ def _provider(options: argparse.Namespace) -> Provider:
     )
     if options.attribution and options.model in (None, "karakuri-demo") and not options.base_url:
         raise OptionError("--attribution is for KARAKURI LM, and this model is the embedded one; add --model")
-    return Provider(_engine_fields(options), _attributes(options), sampling)
+    provider = Provider(_engine_fields(options), _attributes(options), sampling)
+    provider.checked_engine()  # before a question is read, or typed
+    return provider
 
 
 def _ask(options: argparse.Namespace) -> int:

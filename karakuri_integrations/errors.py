@@ -15,6 +15,7 @@ Each message names the value, the rule and the next step, and never holds prompt
     │   └── UnsupportedSchemaError       a JSON schema that no grammar can hold a reply to; `.keyword`
     └── EngineError                      `.partial_text` holds what had been received, exactly
         ├── ModelLoadError               weights, tokenizer or configuration cannot be loaded
+        │   ├── ModelFolderError (also InputError)  the folder that was named is not there, or holds no model
         │   ├── UnsafeModelError         a checkpoint that could run code or leave its folder
         │   ├── MissingDependencyError   (also ImportError) an optional library is not installed
         │   ├── QuantizationError        the 4-bit form is not what was asked for
@@ -65,6 +66,7 @@ __all__ = [
     "KarakuriError",
     "MessageError",
     "MissingDependencyError",
+    "ModelFolderError",
     "ModelLoadError",
     "NumericalError",
     "OptionError",
@@ -180,6 +182,11 @@ class EngineError(KarakuriError):
 
 class ModelLoadError(EngineError):
     """A model's weights, tokenizer or configuration cannot be loaded."""
+
+
+class ModelFolderError(InputError, ModelLoadError):
+    """The folder that was named as a model is not there, or holds no model. What was passed is wrong, as `InputError`s
+    are; `ModelLoadError` catches it with whatever else keeps a model from being loaded."""
 
 
 class UnsafeModelError(ModelLoadError):

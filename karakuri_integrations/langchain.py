@@ -263,6 +263,7 @@ class ChatKarakuri(Batches):
         AttributeConfigError: an unknown dial or a value that is not an integer 0 to 4.
         MessageError: a conversation that cannot be rendered; `.index` says where.
         UnknownModelError: no prompt family is known for the model.
+        ModelFolderError: the folder that is named as the model is not there, or holds no model.
         ToolDefinitionError: a tool, tool choice or response format that is not of its form.
         UnsupportedSchemaError: a JSON schema that no grammar can hold a reply to.
         UnsupportedError: strict=True with a server that has no grammars.
@@ -325,7 +326,7 @@ class ChatKarakuri(Batches):
                 super().__init__(**values)
             except ValidationError as error:
                 raise OptionError(first_error(error)) from None
-            self._provider().engine()
+            self._provider().checked_engine()
 
     @model_validator(mode="after")
     def _set_karakuri_version(self) -> Self:

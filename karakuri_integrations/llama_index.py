@@ -132,6 +132,7 @@ class KarakuriLLM(PreparesTools, StructuredPredict):
     Raises:
         OptionError: an unknown field (the near one is named), a value out of range, or fields that exclude each other.
         AttributeConfigError: attributes or bounds that are not valid.
+        ModelFolderError: the folder that is named as the model is not there, or holds no model.
         UnknownModelError: an unknown `template`; a model of no known family is refused when it is first used.
         ToolDefinitionError: a tool, tool choice or response format that is not of the form that it must have.
         RemoteError: the endpoint failed; `.partial_text` holds what had arrived.
@@ -194,7 +195,7 @@ class KarakuriLLM(PreparesTools, StructuredPredict):
     def __init__(self, **data: Any) -> None:
         data = self._checked(data)
         provider = provider_of({**self._defaults(), **data})  # our errors, before pydantic would wrap them
-        engine, given = provider.engine(), data.get("context_window")
+        engine, given = provider.checked_engine(), data.get("context_window")
         if given is None:
             data["context_window"] = engine.context_window if provider.family_at_hand() else None
         try:

@@ -338,6 +338,17 @@ class Provider:
         template = None if family_of_model(model) is not None else self.fields.template
         return open_engine(replace(self.fields, model=model, revision=revision, template=template))
 
+    def checked_engine(self) -> Engine:
+        """The engine, for a model that is being constructed: a folder that was named is there, nothing is loaded.
+
+        Raises:
+            ModelFolderError: it is not there, or holds no model.
+        """
+        engine = self.engine()
+        if (check := getattr(engine, "check_folder", None)) is not None:
+            check()
+        return engine
+
     @cached_property
     def _engine(self) -> Engine:
         return open_engine(self.fields)

@@ -229,9 +229,11 @@ def family_of_checkpoint(config: Mapping[str, Any], chat_template: str | None) -
 def unknown_model(model: str, files: str = "") -> UnknownModelError:
     """The error for a model of no known family. `files`: why its own files do not tell either."""
     more = f". Its own files, which could tell, were not at hand: {files}" if files else ""
+    *names, last = FAMILIES
     return UnknownModelError(
-        f"no prompt template is known for model {model!r:.120}; the families are {', '.join(FAMILIES)}. "
-        f'If it is a copy of one of them, say which: template="{next(iter(FAMILIES))}"{more}'
+        f"model {model!r:.120} is not known to be one of the KARAKURI LM models; those are {', '.join(names)} "
+        f"and {last}. If it is a copy of one of them under another name, its prompt template has to be named: "
+        f'template="{names[0]}"{more}'
     )
 
 

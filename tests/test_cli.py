@@ -114,7 +114,109 @@ def test_an_unknown_model_is_exit_code_2(capsys, monkeypatch) -> None:
     pytest.importorskip("huggingface_hub", reason="without the extra `local` the missing library is told first")
     monkeypatch.setattr(sys, "stdin", Terminal())
     assert cli.main(["ask", "hi", "--model", "gpt-2", "--local-files-only"]) == 2
-    assert "karakuri: no prompt template is known for model 'gpt-2'; the families are" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith(
+        "karakuri: model 'gpt-2' is not known to be one of the KARAKURI LM models; those are karakuri-"
+    )
+    names, template = told.index("karakuri-lm-8x7b-instruct-v0.1"), told.index('--template "karakuri-lm-70b-chat-v0.1"')
+    assert names < told.index("a copy of one of them under another name") < template
+
+
+# --- options, commands and folders that do not exist ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            "ask hi --verbosty 1",
+            "unknown option --verbosty; did you mean -a verbosity=1? karakuri ask --help lists all",
+        ),
+        ("ask hi --modle x", "unknown option --modle; did you mean --model? karakuri ask --help lists all"),
+        (
+            "ask hi --base_ur=http://h",
+            "unknown option --base_ur; did you mean --base-url? karakuri ask --help lists all",
+        ),
+        ("chat --concise", "unknown option --concise; did you mean --preset concise? karakuri chat --help lists all"),
+        ("ask hi --frobnicate", "unknown option --frobnicate; karakuri ask --help lists the options"),
+        ("doctor --peers", "unknown option --peers; karakuri doctor --help lists the options"),
+        ("bench --pears", "unknown option --pears; did you mean --peers? karakuri bench --help lists all"),
+        ("quantize a b --verfy", "unknown option --verfy; did you mean --verify? karakuri quantize --help lists all"),
+        ("doctor --verbosty", "unknown option --verbosty; karakuri doctor --help lists the options"),  # it has no dials
+        (
+            "--model x ask hi",
+            "--model comes after the command: karakuri ask --model; karakuri --help lists the commands",
+        ),
+        ("--frobnicate ask hi", "unknown option --frobnicate; karakuri --help lists the options"),
+        ("akk hi", "unknown command 'akk'; did you mean ask? karakuri --help lists the commands"),
+        ("benhc", "unknown command 'benhc'; did you mean bench? karakuri --help lists the commands"),
+    ],
+)
+def test_what_was_probably_meant(capsys, arguments: str, told: str) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(arguments.split())
+    assert left.value.code == 2
+    assert capsys.readouterr().err == f"karakuri: {told}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["ask", "hi", "--frobnicate", "sk-private"], "unknown option --frobnicate"),
+        (["ask", "hi", "--frobnicate=sk-private"], "unknown option --frobnicate"),
+        (["ask", "hi", "--api-key", "sk-private"], "KARAKURI_API_KEY in the environment, never an argument"),
+        (["ask", "hi", "--top-p", "0.5", "my private question"], "a word too many was given (1 in all)"),
+        (["ask", "hi", "--top-p", "0.5", "my private question"], "a question in quotes: karakuri ask --help"),
+        (["doctor", "private"], "karakuri doctor --help lists the options, all it takes"),
+        (["my private question"], "the commands are demo, chat, ask, serve-command, quantize, bench, doctor"),
+        (["private?"], 'a question stands after ask: karakuri ask "..."'),
+    ],
+)
+def test_neither_keys_nor_questions_are_shown(capsys, arguments: list[str], told: str) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(arguments)
+    assert left.value.code == 2
+    shown = capsys.readouterr()
+    assert told in shown.err and "private" not in shown.err + shown.out
+
+
+@pytest.mark.parametrize("option", ["--version", "--vers", "--help", "-h"])
+def test_options_before_a_command_that_exist(capsys, option: str) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main([option])
+    assert left.value.code == 0
+    assert "karakuri" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["ask", "hi"], ["ask"], ["chat"], ["quantize", "copy"], ["bench"]])
+@pytest.mark.parametrize(("given", "problem"), [("./nowhere", "does not exist"), ("./here", "has no config.json")])
+def test_a_model_folder_that_is_none_is_exit_code_2(capsys, monkeypatch, tmp_path, command, given, problem) -> None:
+    if command == ["bench"]:
+        pytest.importorskip("torch")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked for"))
+    named = [given] if command[0] == "quantize" else ["--model", given]
+    assert cli.main([command[0], *named, *command[1:]]) == 2
+    told = capsys.readouterr().err
+    assert f"{given[2:]!r} {problem} (its path is {tmp_path / given[2:]}); name one in Hugging Face format" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--quantization", "int4"], "got 'int4'; for 4 bits write --quantization \"nf4\""),
+        (["--device", "gpu"], "got 'gpu'; for a GPU write --device \"cuda\""),
+    ],
+)
+def test_a_form_or_device_by_another_name_is_refused_before_anything_is_read(
+    capsys, monkeypatch, arguments, told
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked for"))
+    assert cli.main(["chat", *arguments]) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_an_engine_failure_is_exit_code_1(monkeypatch, capsys) -> None:

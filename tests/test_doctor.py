@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +15,14 @@ from karakuri_integrations import cli
 from karakuri_integrations.doctor import machine
 from karakuri_integrations.doctor.fitting import fitting
 from karakuri_integrations.doctor.machine import Device
+from karakuri_integrations.doctor.naming import model_of
 from karakuri_integrations.doctor.sizing import MODELS, _tensors, need_of
-from karakuri_integrations.engines.checkpoint import DEFAULT, Checkpoint
+from karakuri_integrations.engines import hub
+from karakuri_integrations.engines.checkpoint import DEFAULT, Checkpoint, source_of
+from karakuri_integrations.engines.memory import estimate
+from karakuri_integrations.engines.precision import PRECISIONS
 from karakuri_integrations.engines.safety import tensors
+from karakuri_integrations.errors import ModelLoadError, OptionError, UnsafeModelError
 
 BIG, MIXTRAL, DEMO = "karakuri-lm-70b-chat-v0.1", "karakuri-lm-8x7b-chat-v0.1", "karakuri-demo"
 GB = 10**9
@@ -153,6 +161,145 @@ def test_the_command_counts_in_eight_bits(capsys):
 def test_wrong_numbers_are_exit_code_2(capsys, option):
     assert cli.main(["doctor", option, "0"]) == 2
     assert f"{option} must be at least 1, got 0" in capsys.readouterr().err
+
+
+# --- a model of one's own ---
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A folder `own` here with the files of a small Llama: two tensors of 16 bits, all zeros."""
+    shapes = {"model.embed_tokens.weight": [1000, 64], "model.layers.0.mlp.up_proj.weight": [2048, 64]}
+    folder = tmp_path / "own"
+    folder.mkdir()
+    start, header = 0, {}
+    for name, (rows, columns) in shapes.items():
+        header[name] = {"dtype": "BF16", "shape": [rows, columns], "data_offsets": [start, start + 2 * rows * columns]}
+        start += 2 * rows * columns
+    text = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(start))
+    change(folder, model_type="llama", hidden_size=64, num_hidden_layers=2, num_attention_heads=4)
+    change(folder, num_key_value_heads=2, max_position_embeddings=512)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def change(folder: Path, **settings: object) -> Path:
+    file = folder / "config.json"
+    held = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps({key: one for key, one in {**held, **settings}.items() if one is not None}))
+    return folder
+
+
+def test_a_folder_is_sized_by_its_files_as_the_loader_does(own):
+    found = fitting(model_of("./own"), None, 1, [])
+    assert (found.model, found.window, found.context) == ("own", 512, 512)
+    checkpoint = Checkpoint(source_of("./own"))
+    for form in found.forms:
+        needed = estimate(
+            tensors(checkpoint), checkpoint.config, PRECISIONS[form.quantization], stored=False, window=512
+        )
+        assert (form.weight_bytes, form.needed_bytes) == (needed.weights, needed.total)
+        assert form.kv_bytes_per_token == 2 * 2 * 2 * 16 * 2
+    assert [one.quantization for one in found.forms] == ["nf4", "int8", "bf16"]
+    assert found.forms[2].weight_bytes == 2 * (1000 * 64 + 2048 * 64)
+    assert found.forms[0].weight_bytes < 2 * 1000 * 64 + 0.6 * 2048 * 64
+
+
+def test_what_fits_of_a_folder_and_what_to_change(own):
+    model, room = model_of("own"), 2**26 + 2**20
+    for free, at_once, advice in (
+        (room, 1, 'model="own", quantization="nf4", device="cpu"'),
+        (
+            room,
+            20,
+            "6 calls at once fit instead of 20 (max_batch=6); free memory, or use another machine (nf4 on cpu lacks",
+        ),
+        (2**26 + 265_616, 1, "a call of 273 tokens fits instead of 512 (context_window=273); free memory"),
+        (2**20, 1, "free memory, or use another machine (nf4 on cpu lacks 63.3 MiB)"),
+    ):
+        found = fitting(model, None, at_once, [Device("cpu", "main memory", free)])
+        assert found.advice.startswith(advice)
+        assert found.forms[0].places[0].fits == (at_once == 1 and free == room)
+    eight = fitting(model, None, 8, [Device("cpu", "main memory", room)], "int8")
+    assert eight.forms[0].kv_bytes_per_token == 2 * 2 * 2 * (16 + 2)
+    assert (eight.forms[0].places[0].calls, 'kv_cache_dtype="int8"' in eight.advice) == (11, True)
+
+
+def test_the_command_sizes_one_model(own, capsys):
+    change(own, max_position_embeddings=2048)
+    assert cli.main(["doctor", "--model", "./own", "--context", "1000", "--at-once", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "── own: 2 x 1,000 tokens, window 2,048" in shown and "0.25 KiB a token" in shown
+    assert 'next   model="./own", quantization="nf4", device=' in shown
+    assert shown.count("next   ") == 1 and "karakuri-demo" not in shown
+    assert "neither its name nor its files tell its prompt template: pass template=" in shown
+    assert cli.main(["doctor", "--model", "./own", "--kv-cache-dtype", "int8", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["models"]
+    assert (found["model"], found["forms"][0]["kv_bytes_per_token"]) == ("own", 144)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (DEMO, DEMO),
+        (BIG, BIG),
+        (f"karakuri-ai/{MIXTRAL}", MIXTRAL),
+        ("karakuri-lm-8x7b-instruct-v0.1", "karakuri-lm-8x7b-instruct-v0.1"),
+    ],
+)
+def test_the_familys_names_need_no_files(name, shown, monkeypatch):
+    monkeypatch.setattr(hub, "fetch", lambda *_, **__: pytest.fail("the hub was asked"))
+    found = fitting(model_of(name), None, 1, [Device("cpu", "main memory", 10**12)])
+    assert found.model == shown
+    if shown != DEMO:
+        assert f'model="karakuri-ai/{shown}", ' in found.advice
+        assert f"serve-command {shown.removeprefix('karakuri-lm-').removesuffix('-v0.1')} --server" in found.advice
+
+
+def test_a_stored_form_and_a_mixture(own):
+    mixture = fitting(model_of(str(change(own, num_local_experts=4, model_type="mixtral"))), None, 1, [])
+    assert [one.quantization for one in mixture.forms] == ["bf16"]
+    assert "experts" in mixture.notes[0]
+    change(own, num_local_experts=None, quantization_config={"quant_method": "awq"})
+    stored = fitting(model_of("own"), None, 1, [Device("cpu", "main memory", 10**9)])
+    assert [one.quantization for one in stored.forms] == ["awq"]
+    assert stored.forms[0].weight_bytes == 2 * (1000 * 64 + 2048 * 64)
+    assert "it is stored quantised (awq) and loaded so" in stored.notes
+    assert stored.advice == 'model="own", device="cpu"'
+
+
+def test_a_hub_model_is_read_where_it_is_cached_and_never_asked_for(own, monkeypatch):
+    monkeypatch.setattr(hub, "fetch", lambda *_, **__: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(hub, "cached_folder", lambda source: own if source.name == "someone/cached" else None)
+    assert fitting(model_of("someone/cached"), None, 1, []).forms[2].weight_bytes == 2 * (1000 * 64 + 2048 * 64)
+    with pytest.raises(OptionError, match=r"run `hf download foo/bar` first, or name a folder .*karakuri-lm-8x7b-inst"):
+        model_of("foo/bar")
+    with pytest.raises(OptionError, match=f"--model {BIG} sizes what it is a copy of"):
+        model_of(f"someone/{BIG}-AWQ")
+
+
+@pytest.mark.parametrize("value", [None, 0, "64", True, [1]])
+@pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers"])
+def test_a_shape_that_is_none(own, key, value):
+    with pytest.raises(ModelLoadError, match=f"own: config.json must have an integer of at least 1 as {key}, got"):
+        model_of(str(change(own, **{key: value})))
+
+
+def test_what_the_loader_would_refuse_is_not_sized(own, capsys):
+    assert cli.main(["doctor", "--model", "./nowhere"]) == 2
+    assert "'nowhere' does not exist" in capsys.readouterr().err
+    with pytest.raises(UnsafeModelError, match="known are"):
+        model_of(str(change(own, model_type="gpt2")))
+    change(own, model_type="llama")
+    (own / "model.safetensors").unlink()
+    assert cli.main(["doctor", "--model", "own"]) == 1
+    assert "'model.safetensors' is missing" in capsys.readouterr().err
+
+
+def test_the_embedded_models_copy_needs_what_it_does(tmp_path):
+    shutil.copytree(str(DEFAULT.folder), tmp_path / "copy")
+    assert need_of(model_of(str(tmp_path / "copy")), "nf4") == need_of(DEMO, "nf4")
 
 
 def test_it_runs_without_torch_and_says_so():

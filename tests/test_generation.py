@@ -307,7 +307,9 @@ def test_an_unknown_model_lists_the_families_also_where_no_hub_can_be_asked(monk
         raise ModelLoadError("no network")
 
     monkeypatch.setattr(hub, "fetch", fetch)
-    with pytest.raises(UnknownModelError, match="'gpt-9'; the families are karakuri-lm-70b.*template=.*no network"):
+    with pytest.raises(
+        UnknownModelError, match="'gpt-9' is not known to be .*; those are karakuri-lm-70b.*template=.*no network"
+    ):
         Provider(EngineFields(model="gpt-9")).render(QUESTION, {})
     known = Provider(EngineFields(model="gpt-9", template="karakuri-lm-70b-chat-v0.1"))
     assert known.render(QUESTION, {}).text.startswith("<s>[INST] hi")

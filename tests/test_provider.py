@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ pytest.importorskip("llama_index.core")
 
 from karakuri_integrations.conversation import Sampling
 from karakuri_integrations.engines import LocalEngine, ScriptedEngine
-from karakuri_integrations.errors import AttributeConfigError, OptionError
+from karakuri_integrations.errors import AttributeConfigError, ModelFolderError, OptionError
 from karakuri_integrations.langchain import ChatKarakuri
 from karakuri_integrations.llama_index import KarakuriLLM
 from karakuri_integrations.provider import EngineFields, Provider
@@ -96,6 +97,32 @@ def test_numpys_numbers_are_numbers(make: Any) -> None:
 
 
 # --- fields that are wrong, named with the next step ---
+
+
+@BOTH
+def test_a_folder_that_is_not_there_is_told_at_construction(make: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    for model in ("./absent", tmp_path / "absent", str(tmp_path / "absent")):
+        with pytest.raises(
+            ModelFolderError, match=f"'absent' does not exist .*{tmp_path / 'absent'}.*hub id"
+        ) as caught:
+            make(model=model)
+        assert isinstance(caught.value, ValueError)
+    with pytest.raises(ModelFolderError, match="'absent' does not exist"):
+        make(engine=LocalEngine("./absent"))
+    with pytest.raises(OptionError, match="GGUF"):
+        make(model="./absent.gguf")
+    assert make(model="someone/absent", template="karakuri-lm-70b-chat-v0.1").model == "someone/absent"
+    assert make(model="./absent", base_url="http://127.0.0.1:9/v1", template="karakuri-lm-70b-chat-v0.1").model
+
+
+@BOTH
+def test_a_copy_is_unpickled_where_the_folder_is_not(make: Any, moved: Any, tmp_path: Path) -> None:
+    saved = pickle.dumps(make(model="weights", template="karakuri-lm-70b-chat-v0.1"))
+    (tmp_path / "here").rename(tmp_path / "elsewhere")
+    again = pickle.loads(saved)
+    with pytest.raises(ModelFolderError, match="'weights' does not exist"):
+        again.invoke("hi") if isinstance(again, ChatKarakuri) else again.complete("hi")
 
 
 @BOTH

@@ -1,7 +1,8 @@
 """`karakuri doctor`: what is installed, which devices there are, what fits on them, and what to change if it does not.
 
 Knows the command and how its findings are shown. What there is, is `machine`'s; what the models need is `sizing`'s,
-by the loader's own arithmetic; whether it fits is `fitting`'s. Runs without torch, and says what is unknown then.
+by the loader's own arithmetic; which model a caller names is `naming`'s; whether it fits is `fitting`'s. Runs without
+torch, and says what is unknown then.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Final
 
 from ..engines.memory import check_kv_cache_dtype
 from ..errors import OptionError
-from .fitting import Fit, Fitting, Form, fitting
+from .fitting import Fit, Fitting, Form, fitting, size_text
 from .machine import NAME, Device, Extra, Processor, Torch, devices, extras, processor, torch_here
+from .naming import model_of
 from .sizing import MODELS
 
 __all__ = ["Findings", "add_options", "examine", "run"]
@@ -39,6 +41,9 @@ class Findings:
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """The options of `karakuri doctor`."""
+    command.add_argument(
+        "--model", help="only this one: a folder, the name of a family member, or karakuri-demo; default: the family"
+    )
     command.add_argument("--context", type=int, help="tokens of a call, prompt and reply; default: the model's window")
     command.add_argument("--at-once", type=int, default=1, help="calls at the same time; default 1")
     command.add_argument("--kv-cache-dtype", default="auto", help="auto (default: the model's own type), int8")
@@ -52,13 +57,19 @@ def run(options: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise OptionError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     check_kv_cache_dtype(options.kv_cache_dtype)
-    found = examine(options.context, options.at_once, options.kv_cache_dtype)
+    found = examine(options.context, options.at_once, options.kv_cache_dtype, options.model)
     print(json.dumps(asdict(found), ensure_ascii=False, indent=1) if options.json else "\n".join(_lines(found)))
     return 0
 
 
-def examine(context: int | None = None, at_once: int = 1, kv_cache_dtype: str = "auto") -> Findings:
-    """What there is, and what of the models fits for so many calls of so many tokens, their keys and values held so."""
+def examine(
+    context: int | None = None, at_once: int = 1, kv_cache_dtype: str = "auto", model: str | None = None
+) -> Findings:
+    """What there is, and what of the models fits for so many calls of so many tokens, their keys and values held so.
+
+    `model`: only the one that this names; None: the family's, and the embedded one.
+    """
+    models = tuple(MODELS.values()) if model is None else (model_of(model),)
     places = devices()
     return Findings(
         platform.python_version(),
@@ -67,7 +78,7 @@ def examine(context: int | None = None, at_once: int = 1, kv_cache_dtype: str = 
         torch_here(),
         processor(),
         tuple(places),
-        tuple(fitting(name, context, at_once, places, kv_cache_dtype) for name in MODELS),
+        tuple(fitting(one, context, at_once, places, kv_cache_dtype) for one in models),
     )
 
 
@@ -77,7 +88,7 @@ def _lines(found: Findings) -> Iterator[str]:
     yield from ("", "── Devices", "")
     yield from _devices(found)
     for one in found.models:
-        yield from ("", f"── {one.model}: {one.at_once} x {one.context:,} tokens", "")
+        yield from ("", f"── {one.model}: {one.at_once} x {one.context:,} tokens, window {one.window:,}", "")
         yield from map(_form, one.forms)
         yield from (f"note   {note}" for note in one.notes)
         yield f"next   {one.advice}"
@@ -113,8 +124,8 @@ def _device(one: Device) -> str:
 def _form(form: Form) -> str:
     places = ", ".join(f"{one.device}: {_verdict(one)}" for one in form.places)
     return (
-        f"{form.quantization:<6} weights {_size(form.weight_bytes)}, {form.kv_bytes_per_token / 1024:.4g} KiB a token, "
-        f"{_size(form.needed_bytes)} in all; {places}"
+        f"{form.quantization:<6} weights {size_text(form.weight_bytes)}, "
+        f"{form.kv_bytes_per_token / 1024:.4g} KiB a token, {size_text(form.needed_bytes)} in all; {places}"
     )
 
 
@@ -122,7 +133,3 @@ def _verdict(fit: Fit) -> str:
     if fit.calls is None:
         return "unknown"
     return f"{'fits' if fit.fits else 'does not fit'} ({fit.calls:,} at once)"
-
-
-def _size(count: int) -> str:
-    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / 2**20:.1f} MiB"

@@ -1,7 +1,8 @@
 """What the models need: their shapes as data, and the loader's own arithmetic over them. No torch is imported.
 
 Shapes: the config.json files of karakuri-ai/karakuri-lm-70b-chat-v0.1 (69,196,455,936 parameters, vocabulary 45,416)
-and karakuri-ai/karakuri-lm-8x7b-chat-v0.1 (Mixtral); the embedded model's files are read.
+and karakuri-ai/karakuri-lm-8x7b-chat-v0.1 (Mixtral). Of the embedded model, and of a caller's own, the headers of the
+files are read.
 """
 
 from __future__ import annotations
@@ -11,38 +12,51 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from ..engines.checkpoint import DEFAULT, Checkpoint
+from ..engines.checkpoint import DEFAULT, Checkpoint, Source
 from ..engines.memory import estimate
-from ..engines.precision import precision_of
+from ..engines.precision import PRECISIONS, precision_of
 from ..engines.safety import Tensor, tensors
 from ..templates import FAMILIES
 
-__all__ = ["MODELS", "Model", "Need", "need_of"]
+__all__ = ["EXPERTS", "MODELS", "WINDOW", "Model", "Need", "need_of"]
+
+#: Tokens of a call where a checkpoint does not say; the loader counts with as many.
+WINDOW: Final = 4096
+
+EXPERTS: Final = "bitsandbytes leaves its experts in bf16, so nf4 is an error"
 
 
 @dataclass(frozen=True)
 class Model:
     """A model that the doctor looks at.
 
-    forms: the quantizations that it can be loaded in. argument: how it is asked for in code. short: its name for
-    `karakuri serve-command`. config: its shape; None: it is the embedded model's, which is read when it is needed.
+    forms: the quantizations that it can be loaded in, or the one that it is stored in. argument: how it is asked for in
+    code. short: its name for `karakuri serve-command`. config: its shape; None: its files are read, those of `source`.
+    family_window: tokens of a call where the files do not say.
     """
 
+    name: str
     forms: tuple[str, ...]
     argument: str = ""
     short: str = ""
     config: Mapping[str, int] | None = None
     notes: tuple[str, ...] = ()
+    source: Source = DEFAULT
+    family_window: int = WINDOW
 
     @property
     def window(self) -> int:
         """Tokens of a call."""
-        config = Checkpoint(DEFAULT).config if self.config is None else self.config
-        return int(config["max_position_embeddings"])
+        if self.config is not None:
+            return self.config["max_position_embeddings"]
+        return Checkpoint(self.source).window or self.family_window
 
-    @property
-    def large(self) -> bool:
-        return self.config is not None
+    def measures(self) -> tuple[Mapping[str, Any], list[Tensor]]:
+        """Its configuration, and its tensors as they are stored."""
+        if self.config is not None:
+            return self.config, list(_tensors(self.config))
+        checkpoint = Checkpoint(self.source)
+        return checkpoint.config, tensors(checkpoint)
 
 
 @dataclass(frozen=True)
@@ -57,59 +71,55 @@ class Need:
         return self.weights + self.margin + tokens * self.per_token
 
 
-def _large(name: str, forms: tuple[str, ...], shape: Mapping[str, int], *notes: str) -> tuple[str, Model]:
+def _large(name: str, forms: tuple[str, ...], shape: Mapping[str, int], *notes: str) -> Model:
     short = name.removeprefix("karakuri-lm-").removesuffix("-v0.1")
     config = MappingProxyType({**shape, "max_position_embeddings": FAMILIES[name].context_window})
-    return name, Model(forms, f'model="karakuri-ai/{name}", ', short, config, notes)
+    return Model(name, forms, f'model="karakuri-ai/{name}", ', short, config, notes)
 
 
 #: By name; the embedded model first.
 MODELS: Final[Mapping[str, Model]] = MappingProxyType(
     {
-        DEFAULT.name: Model(("nf4", "bf16")),
-        **dict(
-            [
-                _large(
-                    "karakuri-lm-70b-chat-v0.1",
-                    ("nf4", "int8", "bf16"),
-                    {
-                        "hidden_size": 8192,
-                        "num_hidden_layers": 80,
-                        "num_attention_heads": 64,
-                        "num_key_value_heads": 8,
-                        "intermediate_size": 28672,
-                        "vocab_size": 45416,
-                    },
-                ),
-                _large(
-                    "karakuri-lm-8x7b-chat-v0.1",
-                    ("bf16",),
-                    {
-                        "hidden_size": 4096,
-                        "num_hidden_layers": 32,
-                        "num_attention_heads": 32,
-                        "num_key_value_heads": 8,
-                        "intermediate_size": 14336,
-                        "vocab_size": 32000,
-                        "num_local_experts": 8,
-                    },
-                    "bitsandbytes leaves its experts in bf16, so nf4 is an error; a 4-bit copy (AWQ, GPTQ) is served "
-                    "with karakuri serve-command 8x7b-chat --server vllm",
-                ),
-            ]
-        ),
+        one.name: one
+        for one in (
+            Model(DEFAULT.name, ("nf4", "bf16")),
+            _large(
+                "karakuri-lm-70b-chat-v0.1",
+                ("nf4", "int8", "bf16"),
+                {
+                    "hidden_size": 8192,
+                    "num_hidden_layers": 80,
+                    "num_attention_heads": 64,
+                    "num_key_value_heads": 8,
+                    "intermediate_size": 28672,
+                    "vocab_size": 45416,
+                },
+            ),
+            _large(
+                "karakuri-lm-8x7b-chat-v0.1",
+                ("bf16",),
+                {
+                    "hidden_size": 4096,
+                    "num_hidden_layers": 32,
+                    "num_attention_heads": 32,
+                    "num_key_value_heads": 8,
+                    "intermediate_size": 14336,
+                    "vocab_size": 32000,
+                    "num_local_experts": 8,
+                },
+                f"{EXPERTS}; a 4-bit copy (AWQ, GPTQ) is served with karakuri serve-command 8x7b-chat --server vllm",
+            ),
+        )
     }
 )
 
 
-def need_of(name: str, quantization: str, kv_cache_dtype: str = "auto") -> Need:
-    """By the estimate that the loader holds against free memory."""
-    shape = MODELS[name].config
-    checkpoint = Checkpoint(DEFAULT)
-    config: Mapping[str, Any] = checkpoint.config if shape is None else shape
-    held = tensors(checkpoint) if shape is None else list(_tensors(shape))
-    precision = precision_of(quantization)
-    found = estimate(held, config, precision, stored=False, window=1, kv_cache_dtype=kv_cache_dtype)
+def need_of(model: str | Model, quantization: str, kv_cache_dtype: str = "auto") -> Need:
+    """By the estimate that the loader holds against free memory; `model` by its name in MODELS, or itself."""
+    config, held = (MODELS[model] if isinstance(model, str) else model).measures()
+    stored = quantization not in PRECISIONS
+    precision = precision_of("none" if stored else quantization)
+    found = estimate(held, config, precision, stored=stored, window=1, kv_cache_dtype=kv_cache_dtype)
     return Need(found.weights, found.margin, found.cache)
 
 

@@ -14,12 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import ModelLoadError, OptionError
+from ..errors import ModelFolderError, ModelLoadError, OptionError
 from ..notices import notify
 from ..templates import FAMILIES
 from . import hub
 
-__all__ = ["DEFAULT", "Checkpoint", "Source", "log", "notify", "source_of"]
+__all__ = ["DEFAULT", "Checkpoint", "Source", "check_folder", "log", "notify", "source_of"]
 
 log = logging.getLogger("karakuri_integrations")
 
@@ -110,6 +110,22 @@ def _gguf(text: str) -> str:
     )
 
 
+def check_folder(source: Source) -> None:
+    """Raise ModelFolderError where a folder was named and holds no model. Looks whether files are there, reads none."""
+    if source.folder is None:
+        return
+    path = Path(source.folder)
+    if (path / "config.json").is_file():
+        return
+    if source.packaged:
+        raise ModelLoadError("the embedded model's files are not in this installation; reinstall karakuri-integrations")
+    problem = "has no config.json" if path.is_dir() else "is a file" if path.exists() else "does not exist"
+    raise ModelFolderError(
+        f"the model folder {source.name!r} {problem} (its path is {source.folder}); name one in Hugging Face "
+        "format (config.json, tokenizer.json, *.safetensors) or a hub id"
+    )
+
+
 class Checkpoint:
     """The files of one source. Everything is read on demand; the folder is fetched as far as it is needed."""
 
@@ -137,18 +153,8 @@ class Checkpoint:
         return folder
 
     def _existing(self, folder: str) -> Path:
-        path = Path(folder)
-        if path.is_dir() and (path / "config.json").is_file():
-            return path
-        if self.source.packaged:
-            raise ModelLoadError(
-                "the embedded model's files are not in this installation; reinstall karakuri-integrations"
-            )
-        problem = "has no config.json" if path.is_dir() else "does not exist"
-        raise ModelLoadError(
-            f"the model folder {self.source.name!r} {problem}; pass a folder in Hugging Face format (config.json, "
-            "tokenizer.json, *.safetensors) or a hub id"
-        )
+        check_folder(self.source)
+        return Path(folder)
 
     def known_locally(self) -> Path | None:
         """The folder if its configuration can be read without the network, else None."""

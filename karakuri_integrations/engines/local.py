@@ -19,7 +19,7 @@ from ..errors import ContextOverflowError, MessageError, MissingDependencyError,
 from ..templates import Family, family_of_checkpoint, family_of_model, family_of_template, unknown_model
 from ..threads import in_thread
 from .channel import Channel, Deadline
-from .checkpoint import Source, source_of
+from .checkpoint import Source, check_folder, source_of
 from .generating import Generation, Reporting
 from .grammars import Constraint
 from .loading import Report
@@ -97,7 +97,10 @@ class LocalEngine:
         kv_cache_dtype: str = "auto",
     ) -> None:
         if not isinstance(device, str) or not _DEVICE.fullmatch(device):
-            raise OptionError(f"device must be auto, cpu, cuda, cuda:<number> or balanced, got {device!r:.40}")
+            raise OptionError(
+                f"device must be auto, cpu, cuda, cuda:<number> or balanced, got {device!r:.40}; "
+                f"{_device_advice(device)}"
+            )
         at_least = {"context_window": 1, "max_queue": 1, "max_batch": 1, "prefix_cache_mib": 0}
         given = (context_window, max_queue, max_batch, prefix_cache_mib)
         for (name, least), value in zip(at_least.items(), given, strict=True):
@@ -161,7 +164,7 @@ class LocalEngine:
 
         Raises:
             UnknownModelError: none of them tells, or the hub cannot be asked.
-            ModelLoadError: a folder's configuration had to be read and cannot be.
+            ModelLoadError: a folder's configuration had to be read and cannot be; ModelFolderError: there is none.
         """
         if self._known_family is None:
             self._known_family = self._family_of_files()
@@ -190,6 +193,17 @@ class LocalEngine:
     def embedded(self) -> bool:
         """Whether this is the demo model that ships with the package."""
         return self._key.source.packaged
+
+    def check_folder(self) -> None:
+        """Look whether a folder that was named as the model is there.
+
+        Whoever makes a model of this engine asks at once. The engine itself may be made, or unpickled, before its files
+        are there.
+
+        Raises:
+            ModelFolderError: it is not, or holds no config.json.
+        """
+        check_folder(self._key.source)
 
     @property
     def context_window(self) -> int:
@@ -305,6 +319,17 @@ class LocalEngine:
 
     def _submit(self, job: Generation | Reporting) -> Worker[Batch]:
         return self._shared.submit(job, self._max_queue, self.family, self._max_batch)
+
+
+def _device_advice(device: object) -> str:
+    """What to write instead of what other libraries, or people, call a device."""
+    text = str(device).lower()
+    number = re.search(r"\d+", text)
+    if number and not re.search("[a-z]", text.replace("cuda", "").replace("gpu", "")):
+        return f'for GPU {number[0]}, counted from 0, write device="cuda:{number[0]}"'
+    if re.search("gpu|cuda|nvidia|hip|rocm", text):
+        return 'for a GPU write device="cuda", or "cuda:1" for the second one; "auto" takes one where there is one'
+    return 'write device="auto", which takes GPUs where torch has CUDA and else the CPU'
 
 
 def _draft_source(model: str | os.PathLike[str] | None, revision: str | None, large: Source) -> Source | None:

@@ -6,14 +6,23 @@ Loading itself is `loading`'s; here stands what each name means, what it costs p
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import MissingDependencyError, OptionError, QuantizationError
 from .hub import INSTALL_HINT
 
-__all__ = ["PRECISIONS", "Precision", "check_stored", "missing_backend", "precision_of", "stored_form"]
+__all__ = [
+    "PRECISIONS",
+    "Precision",
+    "check_stored",
+    "missing_backend",
+    "precision_of",
+    "quantization_advice",
+    "stored_form",
+]
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,26 @@ PRECISIONS: Final[Mapping[str, Precision]] = {
     )
 }
 
+#: What other libraries call these forms, the surest words first.
+_OTHER_NAMES: Final = (
+    ("fp4", "fp4"),
+    ("4", "nf4"),
+    ("8", "int8"),
+    ("32|single", "fp32"),
+    ("bf", "bf16"),
+    ("16|half", "fp16"),
+    ("none|false|off|full", "none"),
+)
+_WORDS: Final[Mapping[str, str]] = {
+    "nf4": "4 bits",
+    "fp4": "4 bits of the other kind",
+    "int8": "8 bits",
+    "fp32": "32 bits",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "none": "the checkpoint's own precision",
+}
+
 #: Quantised checkpoints that are loaded as they are, and the libraries that run them (module and pip name agree).
 _STORED: Final[Mapping[str, tuple[str, ...]]] = {
     "bitsandbytes": ("bitsandbytes",),
@@ -63,8 +92,18 @@ def precision_of(name: object) -> Precision:
         OptionError: there is none.
     """
     if not isinstance(name, str) or name not in PRECISIONS:
-        raise OptionError(f"quantization must be one of {', '.join(PRECISIONS)}, got {name!r:.40}")
+        advice = quantization_advice(name)
+        raise OptionError(f"quantization must be one of {', '.join(PRECISIONS)}, got {name!r:.40}; {advice}")
     return PRECISIONS[name]
+
+
+def quantization_advice(name: object, forms: Collection[str] = PRECISIONS) -> str:
+    """What of `forms` to write instead of a name that other libraries have for one, as the end of an error."""
+    text = str(name).lower()
+    if "gptq" in text or "awq" in text:
+        return "a checkpoint that is stored so is loaded as it is: leave quantization out"
+    meant = next((form for words, form in _OTHER_NAMES if form in forms and re.search(words, text)), "nf4")
+    return f'for {_WORDS[meant]} write quantization="{meant}"'
 
 
 def stored_form(config: Mapping[str, Any]) -> str | None:

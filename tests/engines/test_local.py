@@ -88,6 +88,41 @@ def test_wrong_arguments_are_refused_at_once(arguments, named):
         LocalEngine(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("int4", 'for 4 bits write quantization="nf4"'),
+        ("4bit", 'for 4 bits write quantization="nf4"'),
+        (4, 'for 4 bits write quantization="nf4"'),
+        ("8bit", 'for 8 bits write quantization="int8"'),
+        ("bfloat16", 'for bfloat16 write quantization="bf16"'),
+        ("float16", 'for float16 write quantization="fp16"'),
+        ("float32", 'for 32 bits write quantization="fp32"'),
+        (None, 'for the checkpoint\'s own precision write quantization="none"'),
+        ("gptq-int4", "a checkpoint that is stored so is loaded as it is: leave quantization out"),
+    ],
+)
+def test_a_quantization_by_another_name_says_what_to_write(name, advice):
+    with pytest.raises(OptionError) as caught:
+        LocalEngine(quantization=name)
+    assert str(caught.value).endswith(f"fp32, none, got {name!r}; {advice}")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("gpu", 'for a GPU write device="cuda", or "cuda:1" for the second one'),
+        ("cuda0", 'for GPU 0, counted from 0, write device="cuda:0"'),
+        (1, 'for GPU 1, counted from 0, write device="cuda:1"'),
+        ("mps", 'write device="auto", which takes GPUs where torch has CUDA and else the CPU'),
+    ],
+)
+def test_a_device_by_another_name_says_what_to_write(name, advice):
+    with pytest.raises(OptionError) as caught:
+        LocalEngine(device=name)
+    assert f"or balanced, got {name!r}; {advice}" in str(caught.value)
+
+
 def test_an_unknown_template_is_refused():
     with pytest.raises(UnknownModelError, match="the templates are"):
         LocalEngine(template="karakuri-lm-70b-chat")
@@ -108,7 +143,7 @@ def test_an_explicit_template_wins_over_everything(checkpoint):
 def test_a_folder_of_no_known_family_lists_the_known_ones(tmp_path):
     make_tokenizer(tmp_path / "other", template="{{ messages }}")
     make_model(tmp_path / "other")
-    with pytest.raises(UnknownModelError, match="'other'; the families are karakuri-lm-70b-chat-v0.1"):
+    with pytest.raises(UnknownModelError, match="'other' is not known to be .*; those are karakuri-lm-70b-chat-v0.1"):
         _ = LocalEngine(tmp_path / "other").family
 
 

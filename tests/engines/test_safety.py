@@ -17,8 +17,14 @@ import pytest
 
 from karakuri_integrations.conversation import Sampling
 from karakuri_integrations.engines import LocalEngine, hub, safety
-from karakuri_integrations.engines.checkpoint import Checkpoint, Source, source_of
-from karakuri_integrations.errors import MissingDependencyError, ModelLoadError, UnsafeModelError
+from karakuri_integrations.engines.checkpoint import DEFAULT, Checkpoint, Source, source_of
+from karakuri_integrations.errors import (
+    InputError,
+    MissingDependencyError,
+    ModelFolderError,
+    ModelLoadError,
+    UnsafeModelError,
+)
 
 from .conftest import answer, prompt_of
 
@@ -303,6 +309,21 @@ def test_a_folder_that_is_none(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelLoadError, match="'empty' has no config.json"):
         LocalEngine(tmp_path / "empty").count_tokens(prompt_of())
+
+
+def test_a_folder_that_is_none_is_wrong_input(tmp_path):
+    (tmp_path / "file").write_text("")
+    for name, problem in (("missing", "does not exist"), ("file", "is a file")):
+        engine = LocalEngine(tmp_path / name)  # it may come later, or be on the machine that unpickles this
+        again = pickle.loads(pickle.dumps(engine))
+        for one in (engine.check_folder, again.check_folder, lambda e=engine: e.count_tokens(prompt_of())):
+            with pytest.raises(ModelFolderError, match=f"'{name}' {problem}.*{tmp_path / name}.*or a hub id") as caught:
+                one()
+            assert isinstance(caught.value, InputError) and isinstance(caught.value, ValueError)
+    shutil.copytree(DEFAULT.folder, tmp_path / "missing")
+    LocalEngine(tmp_path / "missing").check_folder()
+    for name in (None, "karakuri-demo", "someone/model"):
+        LocalEngine(name).check_folder()
 
 
 def test_a_tokenizer_that_is_missing(copied):

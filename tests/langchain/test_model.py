@@ -446,6 +446,7 @@ class Failing(ScriptedEngine):
         (errors.EngineClosedError("closed"), core.ModelAPIError, True),
         (errors.NumericalError("nan", step=3), core.ModelAPIError, False),
         (errors.ModelLoadError("no weights"), core.ModelAPIError, False),
+        (errors.ModelFolderError("absent"), core.ModelNotFoundError, False),
         (errors.UnsafeModelError("pickle"), core.ModelAPIError, False),
         (errors.MissingDependencyError("pip install x"), core.ModelAPIError, False),
         (errors.ForkedProcessError("fork"), core.ModelAPIError, False),
