@@ -1,9 +1,9 @@
 """Passes of one new token a row, recorded once and replayed: CUDA graphs.
 
 A large model's pass is a thousand kernels. Started one by one from Python they keep a fast GPU waiting; a graph starts
-them all at once. Its shapes are fixed, so rows are rounded up to a power of two and columns to a multiple of 512: rows
-too many write where nothing stands, columns too many are hidden. It reads ids and places from tensors of its own, and
-the keys and values where they were when it was made; where they have moved, it is made again.
+them all at once. Its shapes are fixed, so rows are rounded up to a power of two or a multiple of eight and columns to
+one of 512: rows too many write where nothing stands, columns too many are hidden. It reads ids and places from tensors
+of its own, and the keys and values where they were when it was made; where they have moved, it is made again.
 
 Each recording is compared, when it is made, with the pass it records. One that gives other logits, or cannot be made,
 ends recording for the model, and its passes are made one by one as before. Imports torch.
@@ -24,6 +24,7 @@ from .key_values import FixedPass, KeyValues
 __all__ = ["Recorder", "Recordings", "cuda_graphs"]
 
 _COLUMNS: Final = 512
+_ROWS: Final = 8
 _PAUSE: Final = 1000  # passes before another is recorded, where the device was full
 _OFF: Final = 0.02  # of the logits' size: several times what rounding to bfloat16 makes of them
 
@@ -64,7 +65,8 @@ class Recordings:
     @staticmethod
     def size(rows: int, columns: int) -> tuple[int, int]:
         """The rows and columns of the keys and values that a recording of so many reads."""
-        return 1 << (rows - 1).bit_length(), -(-columns // _COLUMNS) * _COLUMNS
+        many = 1 << (rows - 1).bit_length() if rows <= _ROWS else -(-rows // _ROWS) * _ROWS
+        return many, -(-columns // _COLUMNS) * _COLUMNS
 
     def __call__(self, values: KeyValues, ids: Sequence[int], starts: Sequence[int], free: int) -> torch.Tensor | None:
         """Logits (rows, 1, vocabulary), which hold until the next call; None where the pass is not recorded.

@@ -198,4 +198,6 @@ def test_rows_too_many_touch_nothing(checkpoint, dtype):
 def test_sizes():
     assert Recordings.size(1, 1) == (1, 512)
     assert Recordings.size(3, 512) == (4, 512)
-    assert Recordings.size(16, 513) == (16, 1024)
+    assert Recordings.size(8, 513) == (8, 1024)
+    assert Recordings.size(9, 1) == (16, 512)
+    assert Recordings.size(24, 4096) == (24, 4096)
