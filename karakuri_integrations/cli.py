@@ -146,7 +146,7 @@ def _model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", help="a model id or folder; default: the embedded one")
     command.add_argument("--template", help="the prompt template, where the model's name does not tell")
     command.add_argument("--quantization", default="nf4", help="nf4 (default), fp4, int8, bf16, fp16, fp32, none")
-    command.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, balanced")
+    command.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, balanced, offload")
     command.add_argument("--revision", help="a branch, tag or (safest) the full commit hash on the hub")
     command.add_argument("--local-files-only", action="store_true", help="never contact the hub")
     command.add_argument("-v", "--verbose", action="store_true", help="show logs and library warnings")

@@ -10,6 +10,7 @@ a model's worker thread, which imports it; imports torch.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any, Final
@@ -377,6 +378,9 @@ def _token_bytes(model: Any, kv_cache_dtype: str) -> int:
 
 
 def _free(model: Any) -> int:
-    """Bytes that are free where a model is."""
-    devices = {one.device for one in model.parameters()}
-    return sum(torch.cuda.mem_get_info(one)[0] if one.type == "cuda" else free_ram() for one in devices)
+    """Bytes that are free where a model is, for what is divided between its devices as its weights are."""
+    held = Counter[Any]()
+    for one in model.parameters():
+        held[one.device] += one.nbytes
+    free = {one: torch.cuda.mem_get_info(one)[0] if one.type == "cuda" else free_ram() for one in held}
+    return int(min(free[one] * held.total() / held[one] for one in held))

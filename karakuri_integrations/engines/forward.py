@@ -94,7 +94,8 @@ class Forward:
         """Ours where it knows the model; transformers' where somebody wants to see its modules called."""
         if not self._begun:  # not before: bitsandbytes turns its weights into another format for the first pass
             self._begun, self._llama = True, LlamaPass.of(self.model)
-            record = _recorder(self.device)
+            alone = len({one.device for one in self.model.parameters()}) == 1
+            record = _recorder(self.device) if alone else None
             if self._llama is not None and record is not None:
                 self._recordings = Recordings(self._llama, record, self.device)
         return self._transformers if self._llama is None or self._llama.watched else self._llama

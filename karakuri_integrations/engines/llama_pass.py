@@ -6,8 +6,9 @@ layers of a large one. Here is only what a pass of `batching` needs. All weights
 forward still works; matrices that read the same input are multiplied together where that costs no memory to speak of.
 
 The numbers are those of transformers' LlamaForCausalLM, rounding included (norms and rotations round where it rounds).
-Other architectures, several devices and attention other than SDPA are not for this: `LlamaPass.of` gives None. While a
-hook hangs on a module, transformers' forward is to run. Runs in a model's worker thread; imports torch.
+Layers may be on several devices, where nobody else moves what they are given. Other architectures, accelerate's hooks
+and attention other than SDPA are not for this: `LlamaPass.of` gives None. While a hook hangs on a module,
+transformers' forward is to run, which knows one device. Runs in a model's worker thread; imports torch.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class _Layer:
     mlp_in: Sequence[_Projection]
     mlp_out: _Projection
     activation: _Projection
+    device: torch.device
 
 
 class LlamaPass:
@@ -56,7 +58,10 @@ class LlamaPass:
         self._heads, self._shared = config.num_attention_heads, config.num_key_value_heads
         self._scale = attention.scaling
         self._layers = [_layer(one) for one in inner.layers]
-        self._angles = _Angles(inner.rotary_emb, config, inner.embed_tokens.weight)
+        self._angles = {
+            one: _Angles(inner.rotary_emb, config, inner.embed_tokens.weight, one)
+            for one in {layer.device for layer in self._layers}
+        }
         self._hooks = [hooks for one in model.modules() for hooks in (one._forward_hooks, one._forward_pre_hooks)]
 
     @classmethod
@@ -66,16 +71,12 @@ class LlamaPass:
 
         if type(model) is not LlamaForCausalLM or model.config._attn_implementation != "sdpa":
             return None
-        if len({one.device for one in model.parameters()}) != 1 or any(
-            hasattr(one, "_hf_hook") for one in model.modules()
-        ):
-            return None  # accelerate moves something between devices
-        return cls(model)
+        return None if any(hasattr(one, "_hf_hook") for one in model.modules()) else cls(model)
 
     @property
     def watched(self) -> bool:
         """Whether a hook hangs on a module: nothing calls it here, so that transformers' forward is to run."""
-        return any(self._hooks)
+        return len(self._angles) == 1 and any(self._hooks)
 
     def __call__(self, ids: Any, positions: Any, mask: Any, cache: _Cache, wanted: int) -> torch.Tensor:
         """Logits of the last `wanted` columns, (rows, wanted, vocabulary).
@@ -83,15 +84,20 @@ class LlamaPass:
         `ids` and `positions` are (rows, columns). `mask` (rows, 1, columns, keys) says which keys are seen; without it
         one new token sees them all, and several see what stands before them, the first of them nothing.
         """
-        cosines, sines = self._angles.at(positions)
-        hidden = self._embed(ids)
+        hidden, device = self._embed(ids), None
         for number, layer in enumerate(self._layers):
+            if layer.device != device:
+                device = layer.device
+                hidden, positions = hidden.to(device), positions.to(device)
+                mask = None if mask is None else mask.to(device)
+                cosines, sines = self._angles[device].at(positions)
             normed = _normed(layer.before_attention, hidden)
             hidden = hidden + self._attended(number, layer, normed, cosines, sines, mask, cache)
             normed = _normed(layer.before_mlp, hidden)
             gate, through = _parts(layer.mlp_in, normed)
             hidden = hidden + layer.mlp_out(layer.activation(gate) * through)
-        return self._head(_normed(self._norm, hidden[:, -wanted:]))  # type: ignore[no-any-return]
+        last = hidden[:, -wanted:].to(self._norm.weight.device)
+        return self._head(_normed(self._norm, last))  # type: ignore[no-any-return]
 
     def _attended(
         self, number: int, layer: _Layer, normed: Any, cosines: Any, sines: Any, mask: Any, cache: _Cache
@@ -131,8 +137,8 @@ class LlamaPass:
 class _Angles:
     """Cosines and sines of places, as the model's own rotary embedding makes them."""
 
-    def __init__(self, rotary: Any, config: Any, like: Any) -> None:
-        self._rotary, self._like = rotary, like
+    def __init__(self, rotary: Any, config: Any, like: Any, device: Any) -> None:
+        self._rotary, self._like, self._device = rotary, like, device
         self._table: tuple[Any, Any] | None = None
         if rotary.rope_type in _FIXED_ROTATIONS:
             self._table = self._made(torch.arange(config.max_position_embeddings, device=like.device)[None])
@@ -148,7 +154,8 @@ class _Angles:
 
     def _made(self, positions: Any) -> tuple[Any, Any]:
         with torch.no_grad():
-            cosines, sines = self._rotary(self._like, positions)
+            made = self._rotary(self._like, positions.to(self._like.device))
+            cosines, sines = (one.to(self._device) for one in made)
             half = sines.shape[-1] // 2
             return cosines, torch.cat((-sines[..., :half], sines[..., half:]), -1)
 
@@ -179,6 +186,7 @@ def _layer(layer: Any) -> _Layer:
         _joined([mlp.gate_proj, mlp.up_proj]),
         _shortened(mlp.down_proj),
         mlp.act_fn,
+        layer.input_layernorm.weight.device,
     )
 
 

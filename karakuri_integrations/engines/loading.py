@@ -20,6 +20,7 @@ from ..errors import (
 from .checkpoint import Checkpoint, log, notify
 from .hub import INSTALL_HINT, missing
 from .memory import check_memory, estimate, free_ram
+from .offloading import Split, check_splittable, cost, split, split_of
 from .precision import PRECISIONS, Precision, check_stored, missing_backend, stored_form
 from .safety import check_checkpoint, check_files, check_versions, tensors
 
@@ -92,7 +93,9 @@ def load(checkpoint: Checkpoint, precision: Precision, device: str, kv_cache_dty
     check_checkpoint(complete)
     place = _placed(complete, precision, stored, device, kv_cache_dtype)
     with progress_shown(sum(one.bytes for one in tensors(complete))):
-        model = _from_pretrained(complete, precision, stored, place)
+        model = _from_pretrained(complete, precision, stored, _CPU if isinstance(place, Split) else place)
+    if isinstance(place, Split):
+        _split(model, place, checkpoint.source.name)
     report = report_of(model, checkpoint.source.name, precision, stored)
     log.info("%s loaded on %s: %d of %d bytes", report.model, report.device, report.weight_bytes, report.bf16_bytes)
     return Loaded(model, report)
@@ -200,12 +203,13 @@ def _check_share(share: float) -> None:
 
 
 def _placed(checkpoint: Checkpoint, precision: Precision, stored: str | None, device: str, kv_cache_dtype: str) -> Any:
-    """The device map for transformers, after the memory estimate was held against it."""
+    """The device map for transformers, or a Split, after the memory estimate was held against it."""
     import torch
 
     window = checkpoint.window or _DEFAULT_WINDOW
+    held = tensors(checkpoint)
     needed = estimate(
-        tensors(checkpoint),
+        held,
         checkpoint.config,
         precision,
         stored=stored is not None,
@@ -220,6 +224,11 @@ def _placed(checkpoint: Checkpoint, precision: Precision, stored: str | None, de
     if not cards:
         raise ModelLoadError(f"device={device!r}: torch sees no CUDA device; pass device='cpu' or install a CUDA torch")
     free = [torch.cuda.mem_get_info(card)[0] for card in range(cards)]
+    if device == "offload":
+        check_splittable(name, checkpoint.config, precision, stored)
+        check_memory(name, needed, free_ram(), "cpu", precision, window)  # all of it is there for a while
+        parts = split_of(name, held, needed, precision, stored=stored is not None, free=max(free))
+        return {"": _best(free)} if parts.whole else parts
     if device == "balanced" or (device == "auto" and needed.total > max(free)):
         check_memory(name, needed, sum(free), f"{cards} GPUs", precision, window)
         return "balanced" if device == "balanced" else "auto"
@@ -228,6 +237,23 @@ def _placed(checkpoint: Checkpoint, precision: Precision, stored: str | None, de
         raise ModelLoadError(f"device={device!r} and this machine has {cards} CUDA devices, counted from cuda:0")
     check_memory(name, needed, free[card], f"cuda:{card}", precision, window)
     return {"": f"cuda:{card}"}
+
+
+def _best(free: list[int]) -> str:
+    return f"cuda:{free.index(max(free))}"
+
+
+def _split(model: Any, parts: Split, name: str) -> None:
+    import torch
+
+    card = _best([torch.cuda.mem_get_info(one)[0] for one in range(torch.cuda.device_count())])
+    try:
+        split(model, parts.count, torch.device(card))
+    except Exception as error:
+        raise ModelLoadError(
+            f'{name} cannot be divided between {card} and main memory ({type(error).__name__}); pass device="cpu"'
+        ) from error
+    notify(cost(name, parts, card))
 
 
 @contextlib.contextmanager

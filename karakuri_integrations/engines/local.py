@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["LocalEngine", "Report"]
 
 _T = TypeVar("_T")
-_DEVICE: Final = re.compile(r"auto|cpu|balanced|cuda(:\d+)?")
+_DEVICE: Final = re.compile(r"auto|cpu|balanced|offload|cuda(:\d+)?")
 _INLINE_CHARACTERS: Final = 10_000  # a prompt up to this long is encoded on the event loop; it takes about 5 ms
 
 
@@ -47,7 +47,9 @@ class LocalEngine:
         template: a prompt family's name, where the id and the checkpoint do not tell.
         quantization: "nf4" (default), "fp4", "int8", "bf16", "fp16", "fp32", or "none" for the checkpoint's own
             precision. A checkpoint that is stored quantised (bitsandbytes, GPTQ, AWQ) is loaded as it is.
-        device: "auto" (GPUs where there are any), "cpu", "cuda", "cuda:1", or "balanced" (spread over all GPUs).
+        device: "auto" (GPUs where there are any), "cpu", "cuda", "cuda:1", "balanced" (spread over all GPUs), or
+            "offload" (of a Llama, the layers that do not fit the GPU stay in main memory, and the CPU computes them
+            there: a warning says what each token then takes).
         revision: a commit, branch or tag of a hub model; only a full commit hash stays the same.
         cache_dir: where hub files are kept.
         local_files_only: never ask the hub.
@@ -98,7 +100,7 @@ class LocalEngine:
     ) -> None:
         if not isinstance(device, str) or not _DEVICE.fullmatch(device):
             raise OptionError(
-                f"device must be auto, cpu, cuda, cuda:<number> or balanced, got {device!r:.40}; "
+                f"device must be auto, cpu, cuda, cuda:<number>, balanced or offload, got {device!r:.40}; "
                 f"{_device_advice(device)}"
             )
         at_least = {"context_window": 1, "max_queue": 1, "max_batch": 1, "prefix_cache_mib": 0}
@@ -110,6 +112,8 @@ class LocalEngine:
             raise OptionError(f"prompt_lookup must be True or False, got {prompt_lookup!r:.40}")
         check_kv_cache_dtype(kv_cache_dtype)
         self._prompt_lookup, self._kv_cache_dtype = prompt_lookup, kv_cache_dtype
+        if device == "offload" and draft_model is not None:
+            raise OptionError('draft_model does not go with device="offload"; leave one of them out')
         source = source_of(model, revision, cache_dir, bool(local_files_only))
         draft = _draft_source(draft_model, draft_revision, source)
         self._key = Key(source, precision_of(quantization), "cuda:0" if device == "cuda" else device, draft)

@@ -20,6 +20,7 @@ __all__ = [
     "check_memory",
     "estimate",
     "free_ram",
+    "tensor_bytes",
     "usual_cache",
 ]
 
@@ -60,12 +61,13 @@ def estimate(
     kv_cache_dtype: str = "auto",
 ) -> Estimate:
     """What a checkpoint will need. `stored`: it is loaded as it is, because it is quantised already."""
-    weights = sum(one.bytes if stored else _bytes(one, precision) for one in tensors)
+    weights = sum(one.bytes if stored else tensor_bytes(one, precision) for one in tensors)
     size = 4 if precision.name == "fp32" else 2
     return Estimate(round(weights), window * cache_bytes(config, size, kv_cache_dtype))
 
 
-def _bytes(tensor: Tensor, precision: Precision) -> float:
+def tensor_bytes(tensor: Tensor, precision: Precision) -> float:
+    """Of a tensor, once it is held in this precision."""
     linear = len(tensor.shape) >= 2 and not any(part in tensor.name for part in ("embed", "lm_head"))
     each = precision.linear_bytes if linear else precision.other_bytes
     return tensor.bytes if each is None else tensor.count * each
@@ -98,7 +100,11 @@ def check_memory(name: str, needed: Estimate, free: int, device: str, precision:
     if needed.total <= free:
         return
     smaller = "" if precision.bits == 4 else ', load it with quantization="nf4"'
-    elsewhere = "use a machine with a GPU" if device == "cpu" else "use device='cpu' or more GPUs (device='auto')"
+    elsewhere = (
+        "use a machine with a GPU"
+        if device == "cpu"
+        else "use device='cpu', device='offload' (a part of it on the GPU) or more GPUs (device='auto')"
+    )
     raise InsufficientMemoryError(
         f"{name} needs about {needed.total / _GIB:.1f} GiB on {device} (weights as {precision.name} "
         f"{needed.weights / _GIB:.1f}, cache of {window} tokens {needed.cache / _GIB:.1f}, margin "

@@ -120,7 +120,7 @@ def test_a_quantization_by_another_name_says_what_to_write(name, advice):
 def test_a_device_by_another_name_says_what_to_write(name, advice):
     with pytest.raises(OptionError) as caught:
         LocalEngine(device=name)
-    assert f"or balanced, got {name!r}; {advice}" in str(caught.value)
+    assert f"balanced or offload, got {name!r}; {advice}" in str(caught.value)
 
 
 def test_an_unknown_template_is_refused():
