@@ -52,7 +52,8 @@ MISSED = [
     (WHOLE | {"minimum": 100}, "minimum"),  # lets 10 through
     (WHOLE | {"exclusiveMinimum": 204}, "exclusiveMinimum"),
     (WHOLE | {"maximum": -5}, "maximum"),  # lets -07 through
-    (WHOLE | {"minimum": 10**15}, "minimum"),
+    (WHOLE | {"minimum": 1_111_111_111_111_111}, "minimum"),
+    (WHOLE | {"minimum": 10**19, "maximum": 10**19 + 5}, "minimum"),
     (WHOLE | {"minimum": 1, "exclusiveMinimum": 5}, "exclusiveMinimum"),
     (WHOLE | {"minimum": 9, "maximum": 1}, "maximum"),
     ({"minimum": 3}, "minimum"),  # without a type it takes anything
@@ -67,11 +68,13 @@ MISSED = [
     (TEXT | {"pattern": "^a\\.+$"}, "pattern"),  # repeats the a too
     (TEXT | {"pattern": "^京+$"}, "pattern"),  # repeats a byte
     (TEXT | {"pattern": "^a+?$"}, "pattern"),
+    (TEXT | {"pattern": "^[\\ud83c\\udf63]$"}, "pattern"),
     (TEXT | {"pattern": "^(?=a)a$"}, "pattern"),
     (TEXT | {"pattern": "^a$", "minLength": 1}, "minLength"),
     (TEXT | {"pattern": "^a$", "format": "date"}, "format"),
     (TEXT | {"format": "email"}, "format"),
     (TEXT | {"minLength": 2, "maxLength": 1}, "maxLength"),
+    (TEXT | {"minLength": 1.0}, "minLength"),
     # lists
     ({"type": "array", "items": WHOLE, "uniqueItems": True}, "uniqueItems"),
     ({"type": "array", "contains": WHOLE}, "contains"),
@@ -101,6 +104,9 @@ MISSED = [
     ({"anyOf": [{"type": "object"}], **objects("a")}, "properties"),
     ({"allOf": [TEXT | {"minLength": 1}]}, "allOf"),  # becomes an empty object
     ({"allOf": [objects("a"), objects("a")]}, "allOf"),
+    ({"allOf": [objects("a"), TEXT]}, "allOf"),
+    ({"allOf": [objects("a", additionalProperties=False), objects("b")]}, "allOf"),
+    ({"allOf": [{"enum": ["a"]}, TEXT | {"minLength": 2}]}, "allOf"),
     ({"allOf": [{"type": ["integer", "string"], "enum": ["a"]}]}, "allOf"),
     ({"enum": ["a", 1], "type": "string"}, "type"),
     ({"enum": ["a", "bc"], "minLength": 2}, "minLength"),
@@ -187,6 +193,8 @@ def test_no_word_is_refused_that_is_held(schema: dict[str, Any]) -> None:
         (["#/$defs/a~1b"], "$ref"),
         (["#/$defs/nowhere"], "$ref"),
         (["https://example.org/x"], "$ref"),
+        (["other.json/x"], "$ref"),
+        (["#//$defs/Node"], "$ref"),
         (["#"], "$ref"),
     ],
 )
@@ -280,6 +288,16 @@ def test_nothing_is_sent_and_the_error_names_all(
             "converter passes over it there); leave strict out, and the reply is checked when it has come, or use a "
             "local model, or vLLM or SGLang with llguidance"
         )
+    assert loopback.exchanges() == []
+
+
+@pytest.mark.parametrize("server", CONVERTING)
+def test_the_schema_of_a_reply_that_is_no_call_counts_too(loopback: Loopback, server: str) -> None:
+    langchain = pytest.importorskip("karakuri_integrations.langchain")
+    model = langchain.ChatKarakuri(engine=engine(loopback, server), max_tokens=50)
+    bound = model.bind_tools([tool(of(WHOLE))], response_format={"title": "Answer", **LIMITED}, strict=True)
+    with pytest.raises(UnsupportedSchemaError, match="'multipleOf' of this JSON schema, at 'value'"):
+        bound.invoke("7を記録してください。")
     assert loopback.exchanges() == []
 
 
