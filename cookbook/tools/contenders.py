@@ -50,11 +50,11 @@ def _refusal(error: BaseException) -> Outcome:
 # --- LangChain -------------------------------------------------------------------------------------------------------
 
 
-def langchain(name: str, model: Any, options: dict[str, Any]) -> Contender:
-    """ChatKarakuri, or ChatOpenAI: both are a BaseChatModel."""
+def langchain(name: str, model: Any, options: dict[str, Any], **binding: Any) -> Contender:
+    """ChatKarakuri, or ChatOpenAI: both are a BaseChatModel. `binding`: further options of bind_tools."""
 
     def ask(schema: dict[str, Any], seed: int) -> Outcome:
-        bound = model.bind_tools([tool_of(schema)], tool_choice=TOOL, parallel_tool_calls=False)
+        bound = model.bind_tools([tool_of(schema)], tool_choice=TOOL, parallel_tool_calls=False, **binding)
         try:
             reply = bound.invoke(QUESTION, seed=seed, **options)
         except Exception as error:  # noqa: BLE001  # whatever a client raises is counted
@@ -114,12 +114,23 @@ def local(engine: Any, options: dict[str, Any]) -> Sequence[Contender]:
     ]
 
 
+def strictly(engine: Any, options: dict[str, Any]) -> Sequence[Contender]:
+    """Our two with strict=True: a schema with a word that the server would pass over is refused before it is sent."""
+    from karakuri_integrations.langchain import ChatKarakuri
+    from karakuri_integrations.llama_index import KarakuriLLM
+
+    return [
+        langchain("ChatKarakuri, strict", ChatKarakuri(engine=engine), options, strict=True),
+        llama_index("KarakuriLLM, strict", KarakuriLLM(engine=engine), {**options, "strict": True}),
+    ]
+
+
 def served(url: str, options: dict[str, Any]) -> tuple[Sequence[Contender], Sequence[str]]:
     """Those that can ask a server, and the names of those that are not installed."""
     from karakuri_integrations.engines import RemoteEngine
 
     engine = RemoteEngine(url, MODEL, template="karakuri-lm-70b-chat-v0.1")
-    found, absent = list(local(engine, options)), []
+    found, absent = [*local(engine, options), *strictly(engine, options)], []
     for name, module, make in (
         ("ChatOpenAI", "langchain_openai", _chat_openai),
         ("ChatOpenAI, response_format", "langchain_openai", _chat_openai_format),

@@ -10,7 +10,8 @@ Suite, from a folder such as tests/draft2020-12 of https://github.com/json-schem
 asked for once through LangChain and once through LlamaIndex, at temperature 1 and with at most 512 tokens. Whether
 arguments fit is the jsonschema library's word; `format` is an annotation to it, as in the standard.
 
-"Refused" are schemas that no grammar can be made of: an error names the word before anything is computed.
+"Refused" are schemas that no grammar can be made of: an error names the word before anything is computed. On a server
+our two classes are asked with strict=True too, which also refuses the words that it would pass over.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ saying "text, or a call that fits". So:
 - What cannot be held is read as it comes, and a warning says so once per server; `strict` is an UnsupportedError before
   the prompt is sent. That is: a server without such a field, a schema that it cannot be told, and a call on a chat
   route that need not come, because no reply can be continued there.
+- Some servers take a schema and pass over words of it (`Server.gap`). Under `strict` that is an UnsupportedSchemaError
+  before the prompt is sent; else the reply is checked when it has come.
 - `closer` and `lead` are not asked for: the reply is the JSON from its beginning to its end.
 
 Stop strings are not sent where a reply may call, because none is looked for in calls: `reply` ends the text at them.
@@ -26,14 +28,17 @@ server counting as one token.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from ..conversation import Grammar, Piece, Prompt, Usage
-from ..errors import UnsupportedError
+from ..errors import UnsupportedError, UnsupportedSchemaError
 from ..notices import notify
-from .servers import Server
+from .schema_places import cause
+from .schema_rules import placed
+from .servers import Server, server_of
 
 __all__ = ["Continuation", "Opening", "Plan", "plan_of"]
 
@@ -53,7 +58,8 @@ def plan_of(grammar: Grammar | None, server: Server, address: str) -> Plan:
     """How the reply is held to its grammar there. `address`: the server as a warning names it.
 
     Raises:
-        UnsupportedError: it cannot be, and the grammar is strict.
+        UnsupportedError: it cannot be, and the grammar is strict; an UnsupportedSchemaError that names the word, where
+            the server would pass over one.
     """
     if grammar is None:
         return Plan()
@@ -63,6 +69,9 @@ def plan_of(grammar: Grammar | None, server: Server, address: str) -> Plan:
     if told is None or (grammar.opener and server.takes_turns):
         _not_held(grammar, server, address)
         return Plan()
+    if grammar.strict:
+        for schema in filter(None, (grammar.schema, grammar.text_schema)):
+            _check_words(schema, server.name)
     if grammar.opener:
         return Plan(server.running_counts, opens=True)
     return Plan(told, held=True)
@@ -84,6 +93,29 @@ def _not_held(grammar: Grammar, server: Server, address: str) -> None:
     if grammar.strict:
         raise UnsupportedError(f"strict=True: {why}, or leave strict out: what the model writes is then read as it is")
     _warn(address, why)
+
+
+@functools.lru_cache(maxsize=64)
+def _check_words(text: str, name: str) -> None:
+    """The second request of a reply, and the next one with the same tools, need not be looked at again."""
+    schema, trial = json.loads(text), functools.partial(_missed, server_of(name))
+    found = trial(schema)
+    if found is not None:
+        raise placed(found, cause(schema, found, trial))
+
+
+def _missed(server: Server, schema: Any) -> UnsupportedSchemaError | None:
+    """The error for what the server would pass over of a schema."""
+    gap = server.gap(schema) if server.gap is not None else None
+    if gap is None:
+        return None
+    error = UnsupportedSchemaError(
+        f"strict=True: {server.name} does not hold replies to the word {gap.word!r} of this JSON schema ({gap.why}); "
+        "leave strict out, and the reply is checked when it has come, or use a local model, or vLLM or SGLang with "
+        "llguidance"
+    )
+    error.keyword = gap.word
+    return error
 
 
 @functools.lru_cache(maxsize=256)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ...conversation import Usage
+from .converting import llamacpp_gap
 from .record import Ask, Event, Json, Probe, Recognised, Server, seed_below
 from .schemas import llamacpp_schema, sglang_schema, vllm_schema
 
@@ -239,6 +240,7 @@ LLAMACPP: Final = Server(
     probes=(Probe("/v1/models", judge_models("llamacpp")),),
     tokenize=("/tokenize", lambda _, text: {"content": text, "add_special": False, "parse_special": True}, _tokens),
     grammar=llamacpp_schema,
+    gap=llamacpp_gap,
     running_counts={"timings_per_token": True},
 )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from .completions import usage_of
+from .converting import llamacpp_gap
 from .record import Ask, Event, Json, Probe, Recognised, Server, seed_below
 from .schemas import ollama_schema
 
@@ -82,4 +83,5 @@ OLLAMA: Final = Server(
     sampling=frozenset({"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop"}),
     probes=(Probe("/api/tags", _judge),),
     grammar=ollama_schema,
+    gap=llamacpp_gap,
 )

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from ...conversation import Sampling, Turn, Usage
 
-__all__ = ["Ask", "Event", "Json", "Probe", "Recognised", "Server", "seed_below"]
+__all__ = ["Ask", "Event", "Gap", "Json", "Probe", "Recognised", "Server", "seed_below"]
 
 #: What a JSON body holds.
 Json: TypeAlias = dict[str, Any]
@@ -47,6 +47,13 @@ class Event(NamedTuple):
     code: str = ""
 
 
+class Gap(NamedTuple):
+    """A word of a JSON schema that a server takes and does not hold a reply to; `why` in words for an error."""
+
+    word: str
+    why: str
+
+
 @dataclass(frozen=True)
 class Recognised:
     """What a server says of itself: the ids of the models it serves; the context window in tokens, None if silent."""
@@ -74,8 +81,9 @@ class Server:
     reply at a small number of its own. probes: how it is recognised, best first. tokenize: (path, request body of a
     model and a text, ids in the answer) of its tokenizer route; in the text `<s>` counts as the control token.
     grammar: what is added to the body so that the reply fits a JSON schema (as JSON text), None for a schema that it
-    cannot be told; no such function: it holds replies to nothing. running_counts: what is added to the body so that
-    every event has the counts so far.
+    cannot be told; no such function: it holds replies to nothing. gap: what of a schema it takes and does not hold a
+    reply to; no such function: nothing is known of that. running_counts: what is added to the body so that every event
+    has the counts so far.
     """
 
     name: str
@@ -91,6 +99,7 @@ class Server:
     probes: tuple[Probe, ...] = ()
     tokenize: tuple[str, Callable[[str, str], Json], Callable[[Any], list[int]]] | None = None
     grammar: Callable[[str], Json | None] | None = None
+    gap: Callable[[Any], Gap | None] | None = None
     running_counts: Mapping[str, Any] = field(default_factory=dict)
 
 
