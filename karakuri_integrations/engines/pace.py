@@ -10,30 +10,56 @@ __all__ = ["Pace"]
 
 _LEAST_CHUNK: Final = 32
 _SLICE: Final = 2.0  # steps that a chunk of a prompt may take while others wait for their next token
+_NEW: Final = 0.2  # the weight of what was measured last
 
 
 class Pace:
     """How long a step and the reading of a prompt take, so that reading does not hold up those who wait for a token."""
 
     def __init__(self) -> None:
-        self._step = self._token = 0.0  # seconds
+        self._step = 0.0  # seconds
+        self._line = _Line()
 
     def chunk(self, others: bool) -> int:
         """Prompt tokens to read now."""
-        if not others or not self._step or not self._token:
-            return decoding.PREFILL_CHUNK
-        return max(
-            min(int(_SLICE * self._step / self._token), decoding.PREFILL_CHUNK),
-            min(_LEAST_CHUNK, decoding.PREFILL_CHUNK),
-        )
+        most = decoding.PREFILL_CHUNK
+        if not others or not self._step or not self._line.known:
+            return most
+        return max(min(self._line.at(_SLICE * self._step), most), min(_LEAST_CHUNK, most))
 
     def read(self, tokens: int, seconds: float) -> None:
-        self._token = _mean(self._token, seconds / tokens)
+        self._line.add(tokens, seconds)
 
     def stepped(self, seconds: float) -> None:
-        self._step = _mean(self._step, seconds)
+        self._step = seconds if not self._step else (1 - _NEW) * self._step + _NEW * seconds
 
 
-def _mean(before: float, now: float) -> float:
-    """Of the last few."""
-    return now if not before else 0.8 * before + 0.2 * now
+class _Line:
+    """Seconds by tokens: what a pass takes whatever it reads, and what each token adds; of the last few chunks.
+
+    A line through means that forget (least squares with exponential weights). Where all chunks were of one size, or
+    longer ones took no longer, nothing is known of what a pass takes by itself, and all counts as the tokens'.
+    """
+
+    def __init__(self) -> None:
+        self.known = False
+        self._tokens = self._seconds = self._squares = self._products = 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        for name, now in (
+            ("_tokens", tokens),
+            ("_seconds", seconds),
+            ("_squares", tokens * tokens),
+            ("_products", tokens * seconds),
+        ):
+            setattr(self, name, now if not self.known else (1 - _NEW) * getattr(self, name) + _NEW * now)
+        self.known = True
+
+    def at(self, seconds: float) -> int:
+        """The tokens that take so long; 0 where nothing is as short."""
+        spread = self._squares - self._tokens**2
+        each = (self._products - self._tokens * self._seconds) / spread if spread > self._tokens else 0.0
+        begin = self._seconds - each * self._tokens
+        if each <= 0 or begin < 0:
+            each, begin = self._seconds / self._tokens, 0.0
+        return max(0, int((seconds - begin) / each))
