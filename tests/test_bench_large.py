@@ -318,7 +318,8 @@ def test_a_cell_that_does_not_fit_is_said_and_shown_with_both_numbers(small, cap
         (["--resume"], "give that too"),
         (["--tokens", "97"], "--tokens must be 2 to 96 with this size, got 97"),
         (["--quantization", "int8"], "--quantization must be one of nf4, fp4, bf16, fp16, fp32 with this size"),
-        (["--device", "balanced"], "this measurement is of one device"),
+        (["--device", "balanced"], "--device balanced spreads a model"),
+        (["--device", "offload"], "--device offload spreads a model"),
         (["--synthetic", "94m", "--layers", "2"], "--layers and --resume go with --synthetic 70b or 70b-small"),
     ],
 )

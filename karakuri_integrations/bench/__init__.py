@@ -36,7 +36,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--layers", type=int, help="with --synthetic 70b: so many of its 80 layers")
     command.add_argument("--template", help="the prompt template, where the model's name does not tell")
     command.add_argument("--quantization", default="nf4", help="nf4 (default), fp4, int8, bf16, fp16, fp32, none")
-    command.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, balanced")
+    command.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, balanced, offload")
     command.add_argument("--rounds", type=int, default=5, help="rounds of each comparison; default 5")
     command.add_argument("--tokens", type=int, default=64, help="tokens of a reply; default 64")
     command.add_argument("--peers", action="store_true", help="transformers, ChatHuggingFace and HuggingFaceLLM too")

@@ -94,8 +94,8 @@ def _device(name: str) -> Any:
     import torch
 
     cards = torch.cuda.is_available()
-    if name == "balanced":
-        raise OptionError("--device balanced spreads a model; this measurement is of one device: auto, cpu or cuda:1")
+    if name in ("balanced", "offload"):
+        raise OptionError(f"--device {name} spreads a model; this measurement is of one device: auto, cpu or cuda:1")
     if name == "cpu" or (name == "auto" and not cards):
         return torch.device("cpu")
     if not cards:
