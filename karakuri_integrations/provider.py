@@ -57,7 +57,16 @@ SAMPLING_FIELDS: Final = (
 
 #: What only `LocalEngine` takes, named where it is given to one of the classes.
 _LOCAL_ENGINE: Final = frozenset(
-    {"max_batch", "max_queue", "prefix_cache_mib", "prompt_lookup", "draft_model", "draft_revision", "kv_cache_dtype"}
+    {
+        "max_batch",
+        "max_queue",
+        "prefix_cache_mib",
+        "prompt_lookup",
+        "draft_model",
+        "draft_revision",
+        "kv_cache_dtype",
+        "cuda_graphs",
+    }
 )
 
 #: The other fields of both classes that no engine needs.

@@ -320,7 +320,9 @@ def test_a_cell_that_does_not_fit_is_said_and_shown_with_both_numbers(small, cap
         (["--quantization", "int8"], "--quantization must be one of nf4, fp4, bf16, fp16, fp32 with this size"),
         (["--device", "balanced"], "--device balanced spreads a model"),
         (["--device", "offload"], "--device offload spreads a model"),
-        (["--synthetic", "94m", "--layers", "2"], "--layers and --resume go with --synthetic 70b or 70b-small"),
+        (["--synthetic", "94m", "--layers", "2"], "--layers, --resume and --cuda-graphs go with --synthetic 70b"),
+        (["--cuda-graphs", "--device", "cpu"], "--cuda-graphs is for a GPU, and the device is cpu"),
+        (["--synthetic", "94m", "--cuda-graphs"], "--cuda-graphs go with --synthetic 70b"),
     ],
 )
 def test_wrong_options_are_exit_code_2(capsys, arguments, message):

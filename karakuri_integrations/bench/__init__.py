@@ -48,6 +48,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--json", metavar="FILE", help="write the figures there too")
     command.add_argument("--resume", action="store_true", help="with --synthetic 70b: go on with what --json FILE has")
+    command.add_argument(
+        "--cuda-graphs", action="store_true", help="with --synthetic 70b: LocalEngine(cuda_graphs=True)"
+    )
     command.add_argument("--svg", metavar="FILE", help="draw the curve and the comparison there")
     command.add_argument("-v", "--verbose", action="store_true", help="show logs and library warnings")
 
@@ -82,7 +85,15 @@ def _run_large(options: argparse.Namespace) -> int:
     from .subject import Effort
 
     book = Path(options.json) if options.json else None
-    request = Request(options.synthetic, options.layers, options.quantization, options.device, book, options.resume)
+    request = Request(
+        options.synthetic,
+        options.layers,
+        options.quantization,
+        options.device,
+        book,
+        options.resume,
+        options.cuda_graphs,
+    )
     with tempfile.TemporaryDirectory() as folder:
         found = measure(request, Effort(options.rounds, options.tokens, _say), Path(folder))
     print(table(found.figures(), found.about) + "\n".join(found.closing()))
@@ -124,8 +135,8 @@ def _check(options: argparse.Namespace) -> None:
         )
     if large and options.template is not None:
         raise OptionError(f"--synthetic {options.synthetic} has a template of its own; leave out --template")
-    if not large and (options.layers is not None or options.resume):
-        raise OptionError(f"--layers and --resume go with --synthetic {' or '.join(LARGE)}")
+    if not large and (options.layers is not None or options.resume or options.cuda_graphs):
+        raise OptionError(f"--layers, --resume and --cuda-graphs go with --synthetic {' or '.join(LARGE)}")
     if options.layers is not None and options.layers < 1:
         raise OptionError(f"--layers must be at least 1, got {options.layers}")
     if options.resume and options.json is None:

@@ -114,11 +114,9 @@ def _counted(off: Sequence[_Distance]) -> str:
 
 def _compared(batch: Any, ids: list[int], tokens: int, ends: frozenset[int]) -> tuple[_Distance, _Distance]:
     """A greedy reply read in 8 bits, and read at once, against the model's own type token by token."""
-    from ..engines.forward import Forward
-
     made, _, _ = loop(batch.model, ids, tokens, ends)
     whole = [*ids, *made[:-1]]
-    run = Forward(batch.model)
+    run = batch.forward
     right = _logits(run, whole, len(made), "auto")
     return (
         _distance(_logits(run, whole, len(made), "int8"), right),

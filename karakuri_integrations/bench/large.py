@@ -55,6 +55,7 @@ class Request:
     device: str
     book: Path | None
     resume: bool
+    cuda_graphs: bool = False
 
 
 def measure(request: Request, effort: Effort, folder: Path) -> Book:
@@ -71,6 +72,8 @@ def measure(request: Request, effort: Effort, folder: Path) -> Book:
     outline = make_outline(request.size, folder, request.layers)
     checkpoint = Checkpoint(source_of(str(outline)))
     _check_tokens(checkpoint, effort)
+    if request.cuda_graphs and device.type != "cuda":
+        raise OptionError(f"--cuda-graphs is for a GPU, and the device is {device}; leave it out")
     cells = [Cell(batch, context) for context in CONTEXTS for batch in BATCHES]
     fit = fit_of(checkpoint, precision, device, effort.tokens, cells)
     book = Book.opened(request.book, _about(checkpoint, request, effort, device), request.resume)
@@ -123,6 +126,7 @@ def _about(checkpoint: Checkpoint, request: Request, effort: Effort, device: Any
         "quantization": request.quantization,
         "layers": config["num_hidden_layers"],
         "tokens": effort.tokens,
+        **({"cuda_graphs": True} if request.cuda_graphs else {}),
         **describe(device),
         **{name: metadata.version(name) for name in ("transformers", "bitsandbytes")},
     }
@@ -153,6 +157,7 @@ class _Bench:
             prompt_lookup=False,
             max_batch=max(BATCHES),
             max_queue=max(BATCHES) + 1,  # all calls, and what keeps them from beginning
+            cuda_graphs=request.cuda_graphs,
         )
         self._generate = PlainGenerate(subject, effort.tokens)
 

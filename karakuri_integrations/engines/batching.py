@@ -65,7 +65,7 @@ class Batch:
         self._draft = draft
         self.model, self.report = loaded.model, loaded.report
         self._stepped = stepped
-        self._pass = Forward(loaded.model)
+        self.forward = Forward(loaded.model)
         free = _free(self.model)
         sizes = {one: _token_bytes(self.model, one) for one in KV_CACHE_DTYPES}
         self._fit = {one: int(_FREE * free / size) for one, size in sizes.items()}
@@ -203,7 +203,7 @@ class Batch:
 
     def _give_up(self) -> None:
         self.prefixes.clear()
-        self._pass.forget()
+        self.forward.forget()
         if self._draft is not None:
             self._draft.give_up()
 
@@ -224,6 +224,7 @@ class Batch:
         self._rows, self._reading = [], None
         self._values.clear()
         self.prefixes.clear()
+        self.forward.forget()
         if self._draft is not None:
             self._draft.clear()
         return rows
@@ -348,20 +349,30 @@ class Batch:
 
     def _forward(self, first: int, new: list[list[int]], starts: list[int], wanted: int) -> Any:
         """As `forward`, with room made for it."""
-        rows, count = first + len(new), max(map(len, new))
-        columns = max(starts) + count
-        wished = self._pass.room(rows, columns) if count == 1 and not first else (rows, columns)
+        count = max(map(len, new))
+        rows, columns = self._needed(first + len(new), max(starts) + count)
+        free = self._free_column() if count == 1 and not first else None
+        wished = (rows, columns) if free is None else self.forward.room(rows, columns)
         self._reserve(*(wished if self._holds(*wished) else (rows, columns)))
-        reading = self._reading
-        logits = self._pass(self._values, first, new, starts, wanted, 0 if reading is None else reading.sequence.read)
+        logits = self.forward(self._values, first, new, starts, wanted, free)
         self._stepped()
         return logits
 
+    def _free_column(self) -> int | None:
+        """In the rows behind those being made nothing stands there; None where their passes are not to be recorded."""
+        if not all(row.job.cuda_graphs for row in self._rows):
+            return None
+        return 0 if self._reading is None else self._reading.sequence.read
+
     def _reserve(self, rows: int, columns: int) -> None:
-        """Room for this beside all that was read, and a token more in each row."""
+        """Room for this beside all that was read."""
+        self._values.reserve(*self._needed(rows, columns), self._parking.room(self._most))
+
+    def _needed(self, rows: int, columns: int) -> tuple[int, int]:
+        """So many, and all that was read, with a token more in each row."""
         everyone = self._everyone()
-        columns = max([columns, *(min(one.sequence.read + 1, len(one.sequence.ids)) for one in everyone)])
-        self._values.reserve(max(rows, len(everyone)), columns, self._parking.room(self._most))
+        read = [min(one.sequence.read + 1, len(one.sequence.ids)) for one in everyone]
+        return max(rows, len(everyone)), max([columns, *read])
 
 
 def _guessers(job: Generation, draft: Draft | None) -> Iterator[Guesser]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from threadpoolctl import ThreadpoolController
 
+from .checkpoint import log
 from .cores import Cores
 from .key_values import KeyValues, Pass
 from .llama_pass import LlamaPass
@@ -35,6 +36,7 @@ class Forward:
         self._llama: LlamaPass | None = None
         self._begun = False
         self._recordings: Recordings | None = None
+        self._asked = False
         self._cores = _cores() if {one.device.type for one in model.parameters()} == {"cpu"} else None
 
     def __call__(
@@ -44,18 +46,22 @@ class Forward:
         new: Sequence[Sequence[int]],
         starts: Sequence[int],
         wanted: int,
-        free: int = 0,
+        free: int | None = None,
     ) -> Any:
         """Logits of the last `wanted` new columns, (rows, wanted, vocabulary). Shorter rows are filled on the right.
 
-        Row i reads the ids new[i] behind its first starts[i] columns of `values`, whose rows begin at `first`. Nothing
-        stands in column `free` of the rows behind them.
+        Row i reads the ids new[i] behind its first starts[i] columns of `values`, whose rows begin at `first`.
+        `free`: the pass may be recorded. Each of the rows 0, 1, 2, ... reads one id then, and in those behind them
+        nothing stands in this column.
         """
         count = max(map(len, new))
         run = self._run()
-        if count == 1 and not first and self._recordings is not None and run is self._llama:
+        if isinstance(run, LlamaPass) and run.reach(max(starts) + count):
+            self.forget()
+        recordings = self._recorded(run) if free is not None else None
+        if recordings is not None and free is not None:
             with torch.inference_mode():
-                recorded = self._recordings(values, [one[0] for one in new], starts, free)
+                recorded = recordings(values, [one[0] for one in new], starts, free)
             if recorded is not None:
                 return recorded
         filled = [[*one, *[0] * (count - len(one))] for one in new]
@@ -94,11 +100,22 @@ class Forward:
         """Ours where it knows the model; transformers' where somebody wants to see its modules called."""
         if not self._begun:  # not before: bitsandbytes turns its weights into another format for the first pass
             self._begun, self._llama = True, LlamaPass.of(self.model)
-            alone = len({one.device for one in self.model.parameters()}) == 1
-            record = _recorder(self.device) if alone else None
-            if self._llama is not None and record is not None:
-                self._recordings = Recordings(self._llama, record, self.device)
         return self._transformers if self._llama is None or self._llama.watched else self._llama
+
+    def _recorded(self, run: LlamaPass | _Transformers) -> Recordings | None:
+        """Where somebody asks for them for the first time they are made, or it is said that they cannot be."""
+        if not isinstance(run, LlamaPass):
+            return None
+        if not self._asked:
+            self._asked = True
+            record = _recorder(self.device) if run.recordable else None
+            if record is not None:
+                self._recordings = Recordings(run, record, self.device)
+            else:
+                log.warning(
+                    "cuda_graphs: passes of this model are not recorded; it is on no GPU, on several, or in 8 bits"
+                )
+        return self._recordings
 
     def _mask(self, positions: Any, starts: Sequence[int]) -> Any:
         """Which columns each new token sees, (rows, 1, new, columns). Without it all is seen, or what stands before."""
@@ -133,7 +150,7 @@ def cache_name(model: Any) -> str:
 
 
 def _recorder(device: Any) -> Recorder | None:
-    return cuda_graphs() if device.type == "cuda" else None
+    return cuda_graphs(device) if device.type == "cuda" else None
 
 
 def _cores() -> Cores | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import traceback
 from collections.abc import Callable
@@ -28,7 +29,7 @@ class Generation:
 
     `max_batch` is with how many others at most, itself counted, it may share a pass; `cache_bytes` what may be kept of
     prompts and replies, this one's included, None what is usual for the model and 0 nothing, which reuses nothing
-    either; `kv_cache_dtype` in what keys and values are held.
+    either; `kv_cache_dtype` in what keys and values are held; `cuda_graphs` whether its passes may be recorded.
     """
 
     channel: Channel
@@ -42,6 +43,7 @@ class Generation:
     cache_bytes: int | None = 0
     prompt_lookup: bool = False
     kv_cache_dtype: str = "auto"
+    cuda_graphs: bool = False
 
     @property
     def scope(self) -> tuple[str, str | None]:
@@ -160,7 +162,8 @@ def _free_memory() -> None:
 
     gc.collect()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        with contextlib.suppress(RuntimeError):  # it is only good to have, and this may be behind another error
+            torch.cuda.empty_cache()
 
 
 def _nothing() -> None: ...

@@ -23,6 +23,7 @@ from torch.nn import functional
 __all__ = ["LlamaPass"]
 
 _JOINED_BYTES: Final = 2**24  # matrices that are larger take so long that a call more or less is nothing
+_REACH: Final = 512  # places more, each time the angles' table has to be made longer
 #: Rotations whose angles depend on nothing but the place; others also know how long the text is.
 _FIXED_ROTATIONS: Final = ("default", "linear", "llama3", "yarn")
 
@@ -52,6 +53,7 @@ class LlamaPass:
 
     def __init__(self, model: Any) -> None:
         inner, config = model.model, model.config
+        self._model = model
         attention = inner.layers[0].self_attn
         self._embed, self._norm, self._head = inner.embed_tokens, inner.norm, model.lm_head
         self._width = attention.head_dim
@@ -74,6 +76,17 @@ class LlamaPass:
         return None if any(hasattr(one, "_hf_hook") for one in model.modules()) else cls(model)
 
     @property
+    def recordable(self) -> bool:
+        """Whether nothing in a pass asks the device for a number: 8-bit matrices do, and angles that vary."""
+        alone = len(self._angles) == 1 and all(one.fixed for one in self._angles.values())
+        return alone and not any(type(one).__name__ == "Linear8bitLt" for one in self._model.modules())
+
+    def reach(self, columns: int) -> bool:
+        """Know the places before this one; True where tables were made anew for it."""
+        made = [one.reach(columns) for one in self._angles.values()]
+        return any(made)
+
+    @property
     def watched(self) -> bool:
         """Whether a hook hangs on a module: nothing calls it here, so that transformers' forward is to run."""
         return len(self._angles) == 1 and any(self._hooks)
@@ -81,8 +94,9 @@ class LlamaPass:
     def __call__(self, ids: Any, positions: Any, mask: Any, cache: _Cache, wanted: int) -> torch.Tensor:
         """Logits of the last `wanted` columns, (rows, wanted, vocabulary).
 
-        `ids` and `positions` are (rows, columns). `mask` (rows, 1, columns, keys) says which keys are seen; without it
-        one new token sees them all, and several see what stands before them, the first of them nothing.
+        `ids` and `positions` are (rows, columns), these below what `reach` was told. `mask` (rows, 1, columns, keys)
+        says which keys are seen; without it one new token sees them all, and several what stands before them, the
+        first of them nothing.
         """
         hidden, device = self._embed(ids), None
         for number, layer in enumerate(self._layers):
@@ -139,10 +153,18 @@ class _Angles:
 
     def __init__(self, rotary: Any, config: Any, like: Any, device: Any) -> None:
         self._rotary, self._like, self._device = rotary, like, device
+        self.fixed = rotary.rope_type in _FIXED_ROTATIONS
         self._table: tuple[Any, Any] | None = None
-        if rotary.rope_type in _FIXED_ROTATIONS:
-            self._table = self._made(torch.arange(config.max_position_embeddings, device=like.device)[None])
-            self._most = config.max_position_embeddings
+        self._most = 0
+        self.reach(config.max_position_embeddings)
+
+    def reach(self, columns: int) -> bool:
+        """Fill the table so far; whether it had to be made anew. A short row has places behind its end, too."""
+        if not self.fixed or columns <= self._most:
+            return False
+        self._most = (columns // _REACH + 1) * _REACH
+        self._table = self._made(torch.arange(self._most, device=self._like.device)[None])
+        return True
 
     def at(self, positions: Any) -> tuple[Any, Any]:
         """(rows, columns, 1, width) each: one for all heads."""

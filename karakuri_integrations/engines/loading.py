@@ -226,9 +226,11 @@ def _placed(checkpoint: Checkpoint, precision: Precision, stored: str | None, de
     free = [torch.cuda.mem_get_info(card)[0] for card in range(cards)]
     if device == "offload":
         check_splittable(name, checkpoint.config, precision, stored)
-        check_memory(name, needed, free_ram(), "cpu", precision, window)  # all of it is there for a while
         parts = split_of(name, held, needed, precision, stored=stored is not None, free=max(free))
-        return {"": _best(free)} if parts.whole else parts
+        if parts.whole:
+            return {"": _best(free)}
+        check_memory(name, needed, free_ram(), "cpu", precision, window)  # all of it is there for a while
+        return parts
     if device == "balanced" or (device == "auto" and needed.total > max(free)):
         check_memory(name, needed, sum(free), f"{cards} GPUs", precision, window)
         return "balanced" if device == "balanced" else "auto"

@@ -69,6 +69,9 @@ class LocalEngine:
             and head (vLLM's int8_per_token_head): twice the tokens in the same memory, a small error in the logits and
             slower steps over long contexts (`karakuri bench` measures all three); a draft model's stay in its type.
             Engines that share a model may differ in it; a call then waits until no reply is made in the other one.
+        cuda_graphs: on one GPU, record the passes that make one token for each reply and replay them, so that the GPU
+            does not wait for Python. Each recording is compared with the pass it records before it is used. It has
+            been run on no GPU yet, so it is off unless you ask for it.
 
     Construction loads nothing. The model is loaded for the first call, once per process for the same source,
     quantization and device, whatever number of engines, copies and unpickled copies ask for it; `close` frees it for
@@ -97,6 +100,7 @@ class LocalEngine:
         draft_model: str | os.PathLike[str] | None = None,
         draft_revision: str | None = None,
         kv_cache_dtype: str = "auto",
+        cuda_graphs: bool = False,
     ) -> None:
         if not isinstance(device, str) or not _DEVICE.fullmatch(device):
             raise OptionError(
@@ -108,10 +112,13 @@ class LocalEngine:
         for (name, least), value in zip(at_least.items(), given, strict=True):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise OptionError(f"{name} must be an integer of at least {least}, got {value!r:.40}")
-        if not isinstance(prompt_lookup, bool):
-            raise OptionError(f"prompt_lookup must be True or False, got {prompt_lookup!r:.40}")
+        for name, flag in (("prompt_lookup", prompt_lookup), ("cuda_graphs", cuda_graphs)):
+            if not isinstance(flag, bool):
+                raise OptionError(f"{name} must be True or False, got {flag!r:.40}")
+        if cuda_graphs and device in ("cpu", "balanced", "offload"):
+            raise OptionError(f'cuda_graphs is for a model on one GPU, and device is {device!r}; pass device="cuda"')
         check_kv_cache_dtype(kv_cache_dtype)
-        self._prompt_lookup, self._kv_cache_dtype = prompt_lookup, kv_cache_dtype
+        self._prompt_lookup, self._kv_cache_dtype, self._cuda_graphs = prompt_lookup, kv_cache_dtype, cuda_graphs
         if device == "offload" and draft_model is not None:
             raise OptionError('draft_model does not go with device="offload"; leave one of them out')
         source = source_of(model, revision, cache_dir, bool(local_files_only))
@@ -138,6 +145,7 @@ class LocalEngine:
             "draft_model": None if draft is None else draft.name if draft.packaged else draft.folder or draft.name,
             "draft_revision": draft_revision,
             "kv_cache_dtype": kv_cache_dtype,
+            "cuda_graphs": cuda_graphs,
         }
 
     def __reduce__(self) -> tuple[Callable[[dict[str, Any]], LocalEngine], tuple[dict[str, Any]]]:
@@ -308,6 +316,7 @@ class LocalEngine:
             cache_bytes=self._cache_bytes,
             prompt_lookup=self._prompt_lookup,
             kv_cache_dtype=self._kv_cache_dtype,
+            cuda_graphs=self._cuda_graphs,
         )
 
     def _constraint(self, prompt: Prompt, end: int | None, limit: int) -> Constraint | None:

@@ -45,9 +45,11 @@ def check_splittable(name: str, config: Mapping[str, Any], precision: Precision,
             f'device="offload" takes Llamas whose weights are not stored as GPTQ or AWQ, and {name} is none; serve it '
             "with llama.cpp, which leaves layers in main memory too, or pass another device"
         )
-    if precision.bits == 8:
+    held = config.get("quantization_config")
+    if precision.bits == 8 or (isinstance(held, Mapping) and held.get("load_in_8bit")):
         raise OptionError(
-            'device="offload" does not go with quantization="int8"; write quantization="nf4", which is half as large'
+            f'device="offload" does not go with 8 bits, in which {name} would be; pass quantization="nf4" and a '
+            "checkpoint that is not stored so"
         )
 
 

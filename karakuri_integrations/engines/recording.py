@@ -11,6 +11,8 @@ ends recording for the model, and its passes are made one by one as before. Impo
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -28,6 +30,9 @@ _ROWS: Final = 8
 _PAUSE: Final = 1000  # passes before another is recorded, where the device was full
 _OFF: Final = 0.02  # of the logits' size: several times what rounding to bfloat16 makes of them
 
+_MOST: Final = 16  # recordings; each is thousands of kernels, in memory that nobody counts
+
+_recording = threading.Lock()
 _Work = Callable[[], torch.Tensor]
 #: Makes of some work one that repeats it on the same tensors, its result in one place. Raises what the device raises.
 Recorder = Callable[[_Work], _Work]
@@ -88,6 +93,8 @@ class Recordings:
             return None
         more = [0] * (size[0] - len(ids))
         given = torch.tensor([[*ids, *more], [*starts, *(free for _ in more)]])
+        if size not in self._made and len(self._made) == _MOST:
+            self._made.clear()
         if size not in self._made and not self._begin(values, size, given.to(self._device), len(ids)):
             return None
         recording = self._made[size]
@@ -112,6 +119,7 @@ class Recordings:
         try:
             right = work()[:rows].clone()
             replay = self._record(work)
+            replay().zero_()  # so that what replays nothing is off
             off = float((replay()[:rows] - right).float().norm() / right.float().norm())
         except Exception as error:  # noqa: BLE001  # whatever it is: the pass is made as it would be without
             self._failed(error)
@@ -119,6 +127,7 @@ class Recordings:
         if off > _OFF:
             self._give_up(f"a recorded pass is off by {off:.1%}")
         if not off <= _OFF:  # or no number: then the model's own logits are none, which is for the caller to see
+            self.forget()
             return False
         self._made[size] = _Recording(given, replay)
         return True
@@ -136,18 +145,32 @@ class Recordings:
         log.warning("passes of this model are made kernel by kernel, which is slower: %s", why)
 
 
-def cuda_graphs() -> Recorder:
+def cuda_graphs(device: Any) -> Recorder:
     """Records CUDA graphs, which share the memory they compute in.
 
-    What other threads do on the device meanwhile does not concern them (`thread_local`).
+    On a stream of their own: torch's is of the device that is current, and shared by all who record. The work is done
+    there once before it is recorded, so that what the libraries make for a stream is not the graphs' own. What other
+    threads do on the device meanwhile does not concern them (`thread_local`), but one records at a time in a process.
     """
-    pool = torch.cuda.graph_pool_handle()
+    stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    graphs = weakref.WeakSet[Any]()
+    pools = list[Any]()
 
     def record(work: _Work) -> _Work:
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            result = work()
+        usual = torch.cuda.current_stream(device)
+        # The outer one brings back the usual stream whatever happens: torch's own way out does not, after an error.
+        with _recording, torch.cuda.device(device), torch.cuda.stream(usual):
+            stream.wait_stream(usual)
+            with torch.cuda.stream(stream):
+                work()
+            usual.wait_stream(stream)
+            torch.cuda.synchronize(device)
+            if not graphs:  # the pool of graphs that are gone cannot be used again
+                pools[:] = [torch.cuda.graph_pool_handle()]
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pools[0], stream=stream, capture_error_mode="thread_local"):
+                result = work()
+        graphs.add(graph)
 
         def replay() -> torch.Tensor:
             graph.replay()

@@ -143,7 +143,7 @@ def test_other_threads_keep_their_number(checkpoint):
             one.set_num_threads(others)
         inside.append(numbers())
 
-    batch_of(engine)._pass._cores = Cores(2, use)
+    batch_of(engine).forward._cores = Cores(2, use)
     text_of(engine, prompt_of(), Sampling(max_tokens=4))
     assert inside[-1] == [others] * len(pools)
     thread = threading.Thread(target=lambda: inside.append(numbers()))

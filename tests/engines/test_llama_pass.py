@@ -133,3 +133,30 @@ def test_other_models_keep_their_own_pass():
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
     model = MistralForCausalLM(MistralConfig(vocab_size=64, num_hidden_layers=1, **sizes))
     assert LlamaPass.of(model) is None
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "fp32"])
+def test_places_behind_the_window(checkpoint, quantization):
+    """A short row beside a longer one has places behind its end, and a window may be set wider than the model's."""
+    engine = LocalEngine(checkpoint, device="cpu", quantization=quantization)
+    ours, theirs = both(loaded_model(engine))
+    for start, more in ((4090, 20), (4600, 3)):
+        found = []
+        for run in (ours, theirs):
+            values = KeyValues()
+            values.reserve(2, start + more, 10**6)
+            run(values, 0, [[5, 6]], [0], 1)
+            run(values, 1, [[5]], [0], 1)
+            found.append(run(values, 0, [[7], [8] * more], [start, 1], more))
+        assert torch.allclose(*found, rtol=0.05, atol=0.05)
+    engine.close()
+
+
+def test_a_window_that_is_set_wider(tmp_path):
+    make_model(tmp_path, max_position_embeddings=64)
+    make_tokenizer(tmp_path)
+    engine = LocalEngine(
+        tmp_path, device="cpu", quantization="fp32", template="karakuri-lm-70b-chat-v0.1", context_window=1024
+    )
+    assert len(engine.token_ids(answer(engine, max_tokens=700))) > 600
+    engine.close()

@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from karakuri_integrations.conversation import Sampling
-from karakuri_integrations.engines import LocalEngine, forward
+from karakuri_integrations.engines import LocalEngine, forward, recording
 from karakuri_integrations.engines.key_values import KeyValues
+from karakuri_integrations.engines.llama_pass import LlamaPass
 from karakuri_integrations.engines.memory import KV_CACHE_DTYPES
 from karakuri_integrations.engines.recording import Recordings
+from karakuri_integrations.errors import OptionError
 
-from .conftest import answer, loaded_model, prompt_of
+from .conftest import answer, loaded_model, make_model, make_tokenizer, prompt_of
 
 QUESTIONS = [f"{n} 番の山は？" + "どこですか。" * (n % 5) for n in range(16)]
 
@@ -57,7 +59,9 @@ def recorder(monkeypatch):
 
 
 def plain(checkpoint, **options) -> LocalEngine:
-    return LocalEngine(checkpoint, device="cpu", quantization="fp32", **{"prompt_lookup": False, **options})
+    """On the CPU, as device="auto" may be: "cpu" itself is refused with graphs."""
+    given = {"prompt_lookup": False, "cuda_graphs": True, **options}
+    return LocalEngine(checkpoint, device="auto", quantization="fp32", **given)
 
 
 def sampling(number: int) -> Sampling:
@@ -123,7 +127,7 @@ def test_a_recording_that_gives_other_logits_is_never_used(checkpoint, right, re
     with caplog.at_level(logging.WARNING, "karakuri_integrations"):
         assert replies(engine, 4) == right
     engine.close()
-    assert (record.made, record.replayed) == (1, 1)
+    assert (record.made, record.replayed) == (1, 2)  # replayed to be compared
     assert "off by" in caplog.text
 
 
@@ -185,7 +189,7 @@ def test_rows_too_many_touch_nothing(checkpoint, dtype):
     values.reserve(4, 512, 10**6)
     for row in range(4):
         one(values, row, [[5 + row, 6, 7, 8]], [0], 1)
-    recordings = Recordings(one._llama, repeated, torch.device("cpu"))
+    recordings = Recordings(one._run(), repeated, torch.device("cpu"))
     before = values.taken(3, 512)
     with torch.inference_mode():
         found = [recordings(values, [9, 10, 11], [4, 2, 3], 4) for _ in range(3)]
@@ -193,6 +197,66 @@ def test_rows_too_many_touch_nothing(checkpoint, dtype):
     assert len(found[2]) == 3
     assert all(torch.equal(a[:, :4], b[:, :4]) for a, b in zip(before, values.taken(3, 512), strict=True))
     engine.close()
+
+
+@pytest.mark.parametrize("act", [lambda result: lambda: result, lambda result: lambda: torch.zeros_like(result)])
+def test_a_recording_that_does_nothing_is_never_used(checkpoint, right, recorder, act, caplog):
+    """As a graph that was recorded on another device than the one the work ran on."""
+    recorder(lambda work: act(work().clone()))
+    engine = plain(checkpoint)
+    with caplog.at_level(logging.WARNING, "karakuri_integrations"):
+        assert replies(engine, 4) == right
+    engine.close()
+    assert "off by 100.0%" in caplog.text
+
+
+def test_no_more_than_so_many_are_kept(checkpoint, right, recorder, monkeypatch):
+    monkeypatch.setattr(recording, "_MOST", 1)
+    record = Repeated()
+    recorder(record)
+    engine = plain(checkpoint, max_batch=4)
+    assert replies(engine, 4) == right
+    engine.close()
+    assert record.made >= 3
+
+
+def test_nothing_is_recorded_unless_all_who_share_a_pass_ask_for_it(checkpoint, right, recorder):
+    record = Repeated()
+    recorder(record)
+    engine = plain(checkpoint, cuda_graphs=False)
+    assert replies(engine, 4) == right
+    engine.close()
+    assert record.made == 0
+
+
+def test_where_nothing_can_be_recorded_it_is_said(checkpoint, right, caplog):
+    engine = plain(checkpoint)
+    with caplog.at_level(logging.WARNING, "karakuri_integrations"):
+        assert replies(engine, 4) == right
+    engine.close()
+    assert caplog.text.count("cuda_graphs: passes of this model are not recorded; it is on no GPU") == 1
+
+
+def test_passes_that_ask_the_device_are_not_recorded(checkpoint, tmp_path):
+    make_model(tmp_path, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0})
+    make_tokenizer(tmp_path)
+    name = "karakuri-lm-70b-chat-v0.1"
+    for folder, quantization, can in (
+        (checkpoint, "int8", False),
+        (tmp_path, "fp32", False),
+        (checkpoint, "nf4", True),
+    ):
+        engine = LocalEngine(folder, device="cpu", quantization=quantization, template=name)
+        assert LlamaPass.of(loaded_model(engine)).recordable is can
+        engine.close()
+
+
+@pytest.mark.parametrize("device", ["cpu", "balanced", "offload"])
+def test_where_there_are_no_graphs_they_are_refused(device):
+    with pytest.raises(OptionError, match=f"cuda_graphs is for a model on one GPU, and device is '{device}'"):
+        LocalEngine(device=device, cuda_graphs=True)
+    with pytest.raises(OptionError, match="cuda_graphs must be True or False, got 1"):
+        LocalEngine(cuda_graphs=1)
 
 
 def test_sizes():
