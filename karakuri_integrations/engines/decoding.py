@@ -84,13 +84,14 @@ class Sampler:
 def best(logits: Any) -> list[int | None]:
     """Of each row its best token, or None when a logit is NaN or infinite; `logits` is (rows, vocabulary).
 
-    The least and the most are numbers if all are. One transfer from the device for everything.
+    The least and the most are numbers if all are. `max` and `amin`: on a CPU `argmax` and `aminmax` take five times as
+    long of bfloat16, and of equal ones the first is the best to all. One transfer from the device for everything.
     """
     import torch
 
-    least, most = torch.aminmax(logits, dim=-1)
-    good = torch.isfinite(least) & torch.isfinite(most)
-    found = torch.stack((logits.argmax(-1), good.long()), 1).tolist()
+    most, place = logits.max(-1)
+    good = torch.isfinite(most) & torch.isfinite(logits.amin(-1))
+    found = torch.stack((place, good.long()), 1).tolist()
     return [token if fine else None for token, fine in found]
 
 

@@ -596,3 +596,15 @@ def test_a_call_that_keeps_nothing_gives_nothing_either(checkpoint):
     next(running)
     assert usage(other, prompt_of(long + "二")).cache_read < 60
     running.close()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_best_tokens(dtype):
+    """Of equal ones the first, as argmax says; None where any logit of the row is no number."""
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randint(0, 4, (64, 300), generator=random).to(dtype)
+    assert decoding.best(logits) == logits.argmax(-1).tolist()
+    for row, wrong in enumerate((torch.nan, torch.inf, -torch.inf)):
+        logits[2 * row, 7] = wrong
+    found = decoding.best(logits)
+    assert [place for place, token in enumerate(found) if token is None] == [0, 2, 4]
