@@ -78,7 +78,8 @@ def _openai_tool(given: Any, place: int, strict: bool | None) -> Any:
         if "title" in given and not _NOT_TITLED & given.keys():
             return _titled(given)
     try:
-        return convert_to_openai_tool(given, strict=strict)
+        made = convert_to_openai_tool(given, strict=strict)
+        return _with_maps(made, convert_to_openai_tool(given)) if strict else made
     except Exception as error:
         nameless = isinstance(given, Mapping) and not {"name", "title", "toolSpec"} & given.keys()
         why = "it has no `name` (a JSON schema: no `title`)" if nameless else type(error).__name__
@@ -87,6 +88,21 @@ def _openai_tool(given: Any, place: int, strict: bool | None) -> Any:
             "function with a docstring and annotations, a BaseTool, a pydantic or TypedDict class, a dict in OpenAI's "
             "form, or a JSON schema with a title"
         ) from error
+
+
+def _with_maps(strict: Any, plain: Any) -> Any:
+    """A tool that was made strict, with its objects of any keys as they were.
+
+    langchain-core closes those too, as OpenAI's servers want it; then nothing but an empty one fits a dict[str, int].
+    """
+    if isinstance(strict, list) and isinstance(plain, list) and len(strict) == len(plain):
+        return [_with_maps(*pair) for pair in zip(strict, plain, strict=True)]
+    if not isinstance(strict, Mapping) or not isinstance(plain, Mapping):
+        return strict
+    found = {key: _with_maps(value, plain[key]) if key in plain else value for key, value in strict.items()}
+    if not plain.get("properties") and plain.get("additionalProperties", False) is not False:
+        found["additionalProperties"] = plain["additionalProperties"]
+    return found
 
 
 def _titled(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -448,3 +448,7 @@ def _demo(options: argparse.Namespace) -> int:
 
     show(_engine_fields(options), _attributes(options))
     return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

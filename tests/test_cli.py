@@ -435,3 +435,13 @@ def test_a_reader_that_leaves_is_no_failure() -> None:
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("module", ["karakuri_integrations", "karakuri_integrations.cli"])
+def test_python_m_is_the_command(module):
+    import subprocess
+    import sys
+
+    found = subprocess.run([sys.executable, "-m", module, "nosuch"], capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert "the first word is no command" in found.stderr

@@ -241,7 +241,10 @@ class _Bench:
             self._subject.look(lambda batch: batch.prefixes.clear())
             if (run := _while_all(answers)) is not None:
                 return run
-        raise DeviceMemoryError(f"the device's memory does not hold {count} such replies at once")
+        raise DeviceMemoryError(
+            f"{count} such replies were never made all at once: the device's memory does not hold them, or they are "
+            "too short to meet; try a larger --tokens"
+        )
 
     def _together(self, call: Callable[[], Answer], count: int) -> list[Answer]:
         """The same call by so many threads; the first is not begun before the last one waits."""

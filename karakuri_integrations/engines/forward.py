@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from threadpoolctl import ThreadpoolController
 
-from .checkpoint import log
+from .checkpoint import notify
 from .cores import Cores
 from .key_values import KeyValues, Pass
 from .llama_pass import LlamaPass
@@ -112,9 +112,8 @@ class Forward:
             if record is not None:
                 self._recordings = Recordings(run, record, self.device)
             else:
-                log.warning(
-                    "cuda_graphs: passes of this model are not recorded; it is on no GPU, on several, or in 8 bits"
-                )
+                why = f"the model is on {self.device}" if run.recordable else "it is in 8 bits, or its angles vary"
+                notify(f"cuda_graphs=True has no effect: {why}, and graphs are for one GPU and other models")
         return self._recordings
 
     def _mask(self, positions: Any, starts: Sequence[int]) -> Any:

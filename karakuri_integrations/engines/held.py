@@ -109,10 +109,11 @@ def _missed(server: Server, schema: Any) -> UnsupportedSchemaError | None:
     gap = server.gap(schema) if server.gap is not None else None
     if gap is None:
         return None
+    # To a validator `format` is an annotation.
+    else_ = "any text is taken," if gap.word == "format" else "the reply is checked when it has come,"
     error = UnsupportedSchemaError(
         f"strict=True: {server.name} does not hold replies to the word {gap.word!r} of this JSON schema ({gap.why}); "
-        "leave strict out, and the reply is checked when it has come, or use a local model, or vLLM or SGLang with "
-        "llguidance"
+        f"leave strict out, and {else_} or use a local model, or vLLM or SGLang with llguidance"
     )
     error.keyword = gap.word
     return error

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 
 import torch
 
-from .checkpoint import log
+from .checkpoint import notify
 from .generating import out_of_memory
 from .key_values import FixedPass, KeyValues
 
@@ -142,7 +142,7 @@ class Recordings:
     def _give_up(self, why: str) -> None:
         self.forget()
         self.given_up = True
-        log.warning("passes of this model are made kernel by kernel, which is slower: %s", why)
+        notify(f"passes of this model are made kernel by kernel, which is slower: {why}")
 
 
 def cuda_graphs(device: Any) -> Recorder:

@@ -234,7 +234,7 @@ def test_where_nothing_can_be_recorded_it_is_said(checkpoint, right, caplog):
     with caplog.at_level(logging.WARNING, "karakuri_integrations"):
         assert replies(engine, 4) == right
     engine.close()
-    assert caplog.text.count("cuda_graphs: passes of this model are not recorded; it is on no GPU") == 1
+    assert caplog.text.count("cuda_graphs=True has no effect: the model is on cpu") == 1
 
 
 def test_passes_that_ask_the_device_are_not_recorded(checkpoint, tmp_path):

@@ -26,6 +26,7 @@ from pydantic import BaseModel, Field, RootModel
 from pydantic.v1 import BaseModel as OldModel
 from pydantic.v1 import Field as OldField
 
+from karakuri_integrations._langchain_tools import openai_tools
 from karakuri_integrations.attributes import NAMES
 from karakuri_integrations.conversation import Piece, Prompt, Sampling
 from karakuri_integrations.engines import ScriptedEngine
@@ -675,3 +676,21 @@ def test_streaming_can_be_off_for_tools() -> None:
     chunks = [chunk for chunk in llm.bind_tools([weather]).stream("q") if chunk.text or chunk.tool_calls]
     assert len(chunks) == 1
     assert said(chunks[0]) == [("weather", {"city": "東京"})]
+
+
+def test_strict_keeps_objects_of_any_keys():
+    """langchain-core closes them too, so that nothing but {} would fit; a model's own fields stay closed."""
+
+    class Sizes(BaseModel):
+        """Sizes by name."""
+
+        x: dict[str, int]
+        inner: list[dict[str, list[int]]]
+
+    held = openai_tools([Sizes], strict=True)[0]["function"]
+    assert held["strict"] is True
+    parameters = held["parameters"]
+    assert (parameters["additionalProperties"], parameters["required"]) == (False, ["x", "inner"])
+    assert parameters["properties"]["x"]["additionalProperties"] == {"type": "integer"}
+    within = parameters["properties"]["inner"]["items"]["additionalProperties"]
+    assert within == {"type": "array", "items": {"type": "integer"}}
