@@ -96,5 +96,6 @@ class Parser(argparse.ArgumentParser):
 
 
 def _name(option: str) -> str:
-    """An option as it was written, without its value."""
-    return option.partition("=")[0][:40]
+    """An option as it was written, without what may be its value, or a sentence that begins with a dash."""
+    found = re.match(r"--[\w-]{1,38}|-.", option)
+    return found[0] if found else "-"

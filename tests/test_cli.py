@@ -445,3 +445,14 @@ def test_python_m_is_the_command(module):
     found = subprocess.run([sys.executable, "-m", module, "nosuch"], capture_output=True, text=True, check=False)
     assert found.returncode == 2
     assert "the first word is no command" in found.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["ask", "hi", "-pSECRET"], ["-SECRET"], ["--my SECRET word"], ["-p SECRET word"]],
+)
+def test_what_begins_with_a_dash_is_not_shown_whole(capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "SECRET" not in capsys.readouterr().err

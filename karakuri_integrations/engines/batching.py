@@ -325,10 +325,11 @@ class Batch:
         if row is self._reading:
             self._reading = None
             return
-        last = self._rows.pop()
+        last = self._rows[-1]
         if last is not row:
-            self._values.copy(len(self._rows), place, last.sequence.read)
+            self._values.copy(len(self._rows) - 1, place, last.sequence.read)
             self._rows[place] = last
+        self._rows.pop()  # not before: should the copy fail, `drop` tells all who are in the list
         if self._reading is not None:
             self._values.copy(len(self._rows) + 1, len(self._rows), self._reading.sequence.read)
 
@@ -360,7 +361,7 @@ class Batch:
 
     def _free_column(self) -> int | None:
         """In the rows behind those being made nothing stands there; None where their passes are not to be recorded."""
-        if not all(row.job.cuda_graphs for row in self._rows):
+        if not self._rows or not all(row.job.cuda_graphs for row in self._rows):
             return None
         return 0 if self._reading is None else self._reading.sequence.read
 

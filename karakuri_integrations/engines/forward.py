@@ -31,7 +31,8 @@ class Forward:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.device = model.get_input_embeddings().weight.device
-        self._sliding = getattr(model.config, "sliding_window", None)
+        # A Llama reads everything, whatever else its configuration may say.
+        self._sliding = None if model.config.model_type == "llama" else getattr(model.config, "sliding_window", None)
         self._transformers = _Transformers(model)
         self._llama: LlamaPass | None = None
         self._begun = False

@@ -110,6 +110,7 @@ class KeyValues:
         """A copy of a row's first columns: all layers' tensors, (heads, length, width) each."""
         return [one[row, :, :length].clone() for layer in self._layers for one in layer]
 
+    @torch.inference_mode()  # as the passes that made the tensors: nothing else may write into those
     def put(self, row: int, kept: Sequence[Any], length: int) -> None:
         """Copy the first columns of what `taken` gave into a row."""
         for number in range(len(kept) // 2):
@@ -117,6 +118,7 @@ class KeyValues:
             for own, one in zip(self.layer(number, [one[None] for one in parts]), parts, strict=True):
                 own[row, :, :length] = one[:, :length]
 
+    @torch.inference_mode()
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy a row's first columns over those of another row."""
         for layer in self._layers:
@@ -131,6 +133,7 @@ class KeyValues:
         """Bytes of so many columns of one row."""
         return sum(int(one[0, :, 0].nbytes) for layer in self._layers for one in layer) * length
 
+    @torch.inference_mode()
     def wipe(self, row: int) -> None:
         """Zeros in a row that may hold numbers that are none: hidden ones would still spoil what is beside them."""
         for layer in self._layers:

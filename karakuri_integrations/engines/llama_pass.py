@@ -23,6 +23,7 @@ from torch.nn import functional
 __all__ = ["LlamaPass"]
 
 _JOINED_BYTES: Final = 2**24  # matrices that are larger take so long that a call more or less is nothing
+_PACKED_ROWS: Final = 32  # that bitsandbytes' CPU format takes together
 _REACH: Final = 512  # places more, each time the angles' table has to be made longer
 #: Rotations whose angles depend on nothing but the place; others also know how long the text is.
 _FIXED_ROTATIONS: Final = ("default", "linear", "llama3", "yarn")
@@ -255,6 +256,10 @@ def _joined(modules: Sequence[Any]) -> Sequence[_Projection]:
 def _packed(module: Any) -> Any:
     """The quantisation state of a module that bitsandbytes computes in its CPU format; None of any other."""
     if type(module).__name__ != "Linear4bit" or module.weight.device.type != "cpu" or module.bias is not None:
+        return None
+    blocksize = getattr(module.weight.quant_state, "blocksize", 64)
+    if module.out_features % _PACKED_ROWS or module.in_features % blocksize:
+        module.support_avx512bf16_for_cpu = False  # bitsandbytes asserts instead of taking its general code
         return None
     with torch.inference_mode():  # the first call makes the format
         module(torch.zeros((1, module.in_features), dtype=module.compute_dtype or torch.bfloat16))

@@ -608,3 +608,49 @@ def test_the_best_tokens(dtype):
         logits[2 * row, 7] = wrong
     found = decoding.best(logits)
     assert [place for place, token in enumerate(found) if token is None] == [0, 2, 4]
+
+
+def test_a_prompt_of_one_token_beside_another(checkpoint, alone):
+    """It has no prompt to read, so nothing had been made when the second one came."""
+    prompts = [Prompt((Control("<s>"),)), raw("a longer one, which is read in a pass of its own")]
+    right = [text_of(alone, one, Sampling(max_tokens=9 - 6 * (n == 0))) for n, one in enumerate(prompts)]
+    for _ in range(3):
+        engine = plain(checkpoint)
+        gate = Gate(loaded_model(engine))
+
+        def call(n: int, engine: LocalEngine = engine) -> str:
+            return text_of(engine, prompts[n], Sampling(max_tokens=9 - 6 * (n == 0), timeout=20))
+
+        calls = [lambda call=call: call(0), lambda call=call: call(1)]
+        threading.Thread(target=open_when, args=(engine, gate, 2)).start()
+        assert at_once(calls) == right
+        gate.remove()
+        engine.close()
+
+
+def test_a_reply_that_fails_leaves_what_was_kept_of_others(checkpoint):
+    engine = plain(checkpoint)
+    batch, model = batch_of(engine), loaded_model(engine)
+    batch.prefixes.clear()
+    for one in QUESTIONS[:2]:
+        answer(engine, one)
+    loaded_model(engine)
+    kept, before = len(batch.prefixes), model.lm_head.weight.data.clone()
+    model.lm_head.weight.data[:] = torch.nan
+    with pytest.raises(NumericalError):
+        answer(engine, "another one")
+    model.lm_head.weight.data[:] = before
+    loaded_model(engine)
+    assert len(batch.prefixes) == kept > 0
+    engine.close()
+
+
+def test_a_llama_reads_everything_whatever_its_configuration_says(tmp_path):
+    from .conftest import make_model, make_tokenizer
+
+    make_model(tmp_path, sliding_window=8)
+    make_tokenizer(tmp_path)
+    engine = plain(tmp_path, template="karakuri-lm-70b-chat-v0.1", prefix_cache_mib=0, prompt_lookup=False)
+    right = [answer(engine, one, max_tokens=30) for one in QUESTIONS[:4]]
+    assert at_once([lambda one=one: answer(engine, one, max_tokens=30) for one in QUESTIONS[:4]]) == right
+    engine.close()

@@ -113,6 +113,25 @@ def test_matrices_that_read_the_same_are_one_and_take_no_memory(checkpoint):
     engine.close()
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_key_value_heads": 1},
+        {"intermediate_size": 176},
+        {"hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 2, "intermediate_size": 160},
+    ],
+    ids=["16-rows", "176-rows", "96-columns"],
+)
+def test_shapes_that_bitsandbytes_cannot_pack(tmp_path, settings):
+    """Its fast CPU format takes 32 rows and a block of columns together; what has others runs on its general code."""
+    make_model(tmp_path, **settings)
+    make_tokenizer(tmp_path)
+    engine = LocalEngine(tmp_path, device="cpu", quantization="nf4", template="karakuri-lm-70b-chat-v0.1")
+    assert answer(engine)
+    check(loaded_model(engine))
+    engine.close()
+
+
 def test_hooks_on_modules_are_called(checkpoint):
     """Whoever looks at the model's modules sees each pass, as with transformers' own."""
     engine = LocalEngine(checkpoint, device="cpu", quantization="fp32")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from karakuri_integrations.conversation import Sampling
+from karakuri_integrations.conversation import Control, Prompt, Sampling
 from karakuri_integrations.engines import LocalEngine, forward, recording
 from karakuri_integrations.engines.key_values import KeyValues
 from karakuri_integrations.engines.llama_pass import LlamaPass
@@ -220,13 +220,18 @@ def test_no_more_than_so_many_are_kept(checkpoint, right, recorder, monkeypatch)
     assert record.made >= 3
 
 
-def test_nothing_is_recorded_unless_all_who_share_a_pass_ask_for_it(checkpoint, right, recorder):
-    record = Repeated()
+def test_nothing_is_recorded_unless_all_who_share_a_pass_ask_for_it(checkpoint, right, recorder, monkeypatch):
+    record, asked = Repeated(), []
     recorder(record)
+    ask = forward.Forward._recorded
+    monkeypatch.setattr(forward.Forward, "_recorded", lambda self, run: (asked.append(1), ask(self, run))[1])
     engine = plain(checkpoint, cuda_graphs=False)
     assert replies(engine, 4) == right
+    for count in (1, 2, 3):  # a prompt of two is read by a pass of one
+        [*engine.stream(Prompt(tuple(Control("<s>") for _ in range(count))), Sampling(max_tokens=2))]
     engine.close()
     assert record.made == 0
+    assert asked == []
 
 
 def test_where_nothing_can_be_recorded_it_is_said(checkpoint, right, caplog):
