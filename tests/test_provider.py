@@ -118,6 +118,7 @@ def test_a_folder_that_is_not_there_is_told_at_construction(make: Any, tmp_path:
 
 @BOTH
 def test_a_copy_is_unpickled_where_the_folder_is_not(make: Any, moved: Any, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="without the extra `local` the missing library is told first")
     saved = pickle.dumps(make(model="weights", template="karakuri-lm-70b-chat-v0.1"))
     (tmp_path / "here").rename(tmp_path / "elsewhere")
     again = pickle.loads(saved)
