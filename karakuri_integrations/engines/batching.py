@@ -354,7 +354,8 @@ class Batch:
         rows, columns = self._needed(first + len(new), max(starts) + count)
         free = self._free_column() if count == 1 and not first else None
         wished = (rows, columns) if free is None else self.forward.room(rows, columns)
-        self._reserve(*(wished if self._holds(*wished) else (rows, columns)))
+        rows, columns = wished if self._holds(*wished) else (rows, columns)
+        self._values.reserve(rows, columns, self._parking.room(self._most))
         logits = self.forward(self._values, first, new, starts, wanted, free)
         self._stepped()
         return logits
