@@ -46,7 +46,10 @@ def both(model) -> tuple[Forward, Forward]:
 
 
 def check(model, dtype: str = "auto") -> None:
-    """Exact where each head has keys of its own, and in bf16 where nothing is masked; else to the type's rounding."""
+    """Exact where each head has keys of its own, and in bf16 where nothing is masked; else to the type's rounding.
+
+    In fp32 a matrix times one token is rounded otherwise than times many, and ours leaves out what nobody looks at.
+    """
     alike = model.config.num_attention_heads == model.config.num_key_value_heads
     single = next(model.parameters()).dtype == torch.float32
     near = 2**-18 if single else 2**-9
@@ -59,6 +62,8 @@ def check(model, dtype: str = "auto") -> None:
         found, right = (run(values, first, new, starts, wanted) for run, values in ((ours, mine), (theirs, others)))
         assert isinstance(ours._run(), LlamaPass)
         exact = alike or (exact and len(new) == 1)
+        if single and wanted < max(map(len, new)):
+            exact = False
         for row, ids in enumerate(new):
             filled = wanted - (max(map(len, new)) - len(ids))  # what is behind a shorter row's end is nobody's
             one, other = found[row, :filled].float(), right[row, :filled].float()
