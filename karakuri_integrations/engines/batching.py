@@ -1,10 +1,10 @@
 """Continuous batching: replies join and leave between two forward passes, and those that are being made share them.
 
-Each step reads one chunk of the prompt that joined last, if any of it is unread, and then makes a token (or several,
-see `lookup`) for each reply. The rows 0, 1, 2, ... of the keys and values belong to the replies being made, the row
-behind them to the one whose prompt is read. What a reply has read is kept when it leaves, and a prompt that begins
-alike begins there. Replies that outgrow the memory together wait their turn, the youngest first: see `parking`. Runs in
-a model's worker thread, which imports it; imports torch.
+Each step reads a chunk of a prompt, or several prompts to their ends, if any of them is unread, and then makes a token
+(or several, see `lookup`) for each reply. The rows 0, 1, 2, ... of the keys and values belong to the replies that are
+being made, those behind them to the ones whose prompts are read, in the order they came. What a reply has read is kept
+when it leaves, and a prompt that begins alike begins there. Replies that outgrow the memory together wait their turn,
+the youngest first: see `parking`. Runs in a model's worker thread, which imports it; imports torch.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any, Final
 
-import numpy as np
 import torch
 
-from .decoding import Sequence, best
+from .channel import copied
+from .decoding import best
 from .drafting import Draft, DraftGuesser
 from .forward import Forward
-from .generating import Generation, Output, out_of_memory, translate
+from .generating import Generation, out_of_memory, translate
 from .guessing import MOST_GUESSES, Guesser
 from .key_values import KeyValues
 from .loading import Loaded
@@ -29,33 +29,13 @@ from .lookup import Lookup
 from .memory import KV_CACHE_DTYPES, cache_bytes, free_ram, usual_cache
 from .pace import Pace
 from .parking import Parking
-from .prefixes import Prefixes, common
+from .prefixes import Prefixes
+from .rows import WORTH, Row
 
 __all__ = ["Batch"]
 
 _MARGIN: Final = 128  # columns for a reply to begin with
 _FREE: Final = 0.8  # the share of the memory left beside the weights that keys and values may take
-_WORTH: Final = 16  # a shared beginning of fewer tokens is read again
-
-
-class _Row:
-    """One reply in the batch. `age` counts those that came before it."""
-
-    def __init__(self, job: Generation, age: int, draft: Draft | None) -> None:
-        self.job, self.age = job, age
-        guessers = (*_guessers(job, draft),)
-        self.sequence = Sequence(job.prompt_ids, job.sampling, job.limit, job.eos, job.constraint, guessers)
-        self.output = Output(job, self.sequence)
-        self.failed = False
-
-    @property
-    def stopped(self) -> bool:
-        """Nobody waits for it any more, or its time is over."""
-        channel = self.job.channel
-        if not channel.cancelled and channel.deadline.passed:
-            channel.put(channel.deadline.error())
-            channel.cancel()
-        return channel.cancelled
 
 
 class Batch:
@@ -72,9 +52,9 @@ class Batch:
         self._usual = {one: usual_cache(free, self.model.config.max_position_embeddings, sizes[one]) for one in sizes}
         self._values = KeyValues()
         self.prefixes = Prefixes()
-        self._rows: list[_Row] = []
-        self._reading: _Row | None = None
-        self._parking = Parking[_Row]()
+        self._rows: list[Row] = []
+        self._reading: list[Row] = []
+        self._parking = Parking[Row]()
         self._ages = count()
         self._pace = Pace()
 
@@ -84,14 +64,15 @@ class Batch:
         return [row.job for row in (*self._everyone(), *self._parking.rows)]
 
     def has_room(self, job: Generation) -> bool:
-        """Whether it may join: nobody's prompt is being read or waits, and who share are alike, few, short enough."""
-        if self._reading is not None or self._parking.rows:
+        """Whether it may join: nobody waits for memory, and who share are alike, few, short enough."""
+        everyone = self._everyone()
+        if self._parking.rows:
             return False
-        if not self._rows:
+        if not everyone:
             return True
         if job.kv_cache_dtype != self._values.dtype:
             return False
-        few = len(self._rows) < min(job.max_batch, *(row.job.max_batch for row in self._rows))
+        few = len(everyone) < min(job.max_batch, *(row.job.max_batch for row in everyone))
         return few and self._room_beside(len(job.prompt_ids))
 
     @property
@@ -100,34 +81,27 @@ class Batch:
         return self._fit[self._values.dtype]
 
     def join(self, job: Generation) -> None:
-        """Begin a reply, from the longest beginning that is known."""
-        row = _Row(job, next(self._ages), self._draft)
-        if not self._rows:
+        """Begin a reply, behind those whose prompts are unread."""
+        if not self._everyone():
             self._values = KeyValues(job.kv_cache_dtype)
-        self._enter(row)
-        row.sequence.reused = row.sequence.read
+        self._enter(Row(job, next(self._ages), (*_guessers(job, self._draft),)))
 
-    def _enter(self, row: _Row) -> None:
-        place, sequence = len(self._rows), row.sequence
+    def _enter(self, row: Row) -> None:
+        rows, sequence = len(self._everyone()) + 1, row.sequence
         try:
-            self._reserve(place + 1, len(sequence.ids) + min(row.job.limit - sequence.made, _MARGIN))
-            if row.job.keeps:
-                self._reuse(row, place)
+            self._reserve(rows, len(sequence.ids) + min(row.job.limit - sequence.made, _MARGIN))
         except Exception as error:
-            if out_of_memory(error) and (self._rows or self._spare):
+            if out_of_memory(error) and (rows > 1 or self._spare):
                 self._give_up()
-                if not self._rows:
+                if rows == 1:
                     self._values.clear()
-                self._parking.was_full(self._values.least(place + 1, max(len(sequence.ids), self._longest())))
+                self._parking.was_full(self._values.least(rows, max(len(sequence.ids), self._longest())))
                 self._parking.put(row)
                 return
-            if not self._rows:  # no step will come that frees what was made
+            if rows == 1:  # no step will come that frees what was made
                 self._values.clear()
             raise
-        if sequence.unread > 1:
-            self._reading = row
-        else:
-            self._rows.append(row)
+        self._reading.append(row)
 
     def step(self) -> None:
         """One round. Raises what a forward pass raises; then `drop` tells whom it concerned."""
@@ -141,7 +115,7 @@ class Batch:
         if clean is not None:  # only here are the error and what it holds of the memory gone
             self._start_over(clean)
             self._round()
-        if not self._rows and self._reading is None:
+        if not self._everyone():
             self._values.clear()
             if self._draft is not None:
                 self._draft.rest()
@@ -153,9 +127,7 @@ class Batch:
         self._parking.rows = [one for one in self._parking.rows if not one.stopped]
         self._make_room()
         self._come_back()
-        reading = self._reading
-        if reading is not None and self._alone(reading, lambda: self._read(reading)):
-            self._leave(reading)
+        self._read()
         for row in [one for one in self._rows if self._ended(one)]:
             self._leave(row)
         if self._rows:
@@ -165,8 +137,8 @@ class Batch:
         """Forget the replies that shared a pass after it failed, and what they had read."""
         return [row.job for row in self._emptied()]
 
-    def _everyone(self) -> list[_Row]:
-        return self._rows if self._reading is None else [*self._rows, self._reading]
+    def _everyone(self) -> list[Row]:
+        return [*self._rows, *self._reading]
 
     # --- memory ---
 
@@ -183,18 +155,19 @@ class Batch:
         while len(everyone := self._everyone()) > 1 and not self._holds(len(everyone), self._longest()):
             youngest = max(everyone, key=lambda row: row.age)
             self._leave(youngest)
-            youngest.sequence.read = 0
+            youngest.put_back()
             self._parking.put(youngest)
 
     def _come_back(self) -> None:
         """The oldest of those who wait, where there is room for a while or nobody else."""
         waiting = self._parking.rows
-        if waiting and self._reading is None and self._room_beside(len(waiting[0].sequence.ids)):
+        if waiting and not self._reading and self._room_beside(len(waiting[0].sequence.ids)):
             row = waiting.pop(0)
             self._alone(row, lambda: self._enter(row))
 
     def _room_beside(self, ids: int) -> bool:
-        return not self._rows or self._holds(len(self._rows) + 1, max(ids, self._longest()) + _MARGIN)
+        rows = len(self._everyone())
+        return not rows or self._holds(rows + 1, max(ids, self._longest()) + _MARGIN)
 
     @property
     def _spare(self) -> bool:
@@ -215,13 +188,12 @@ class Batch:
         self._give_up()
         clean()
 
-    def _emptied(self) -> list[_Row]:
+    def _emptied(self) -> list[Row]:
         """All replies, the oldest first. They have no rows any more, and what was read is forgotten."""
         rows = sorted(self._everyone(), key=lambda row: row.age)
         for row in rows:
-            row.sequence.forget()
-            row.sequence.read = 0
-        self._rows, self._reading = [], None
+            row.put_back()
+        self._rows, self._reading = [], []
         self._values.clear()
         self.prefixes.clear()
         self.forward.forget()
@@ -231,19 +203,27 @@ class Batch:
 
     # --- prompts ---
 
-    def _reuse(self, row: _Row, place: int) -> None:
-        ids = row.sequence.ids
-        scope = row.job.scope
-        kept, length = self.prefixes.longest(ids, scope)
-        wanted = np.asarray(ids[:-1], np.int64)
+    def _begin(self, row: Row) -> bool:
+        """Take from others what they have read of its ids, not before it is its turn; whether it has ended already."""
+        if row.begun:
+            return False
+        row.begun, sequence = True, row.sequence
+        if row.job.keeps:
+            self._reuse(row)
+        if not sequence.made:
+            sequence.reused = sequence.read
+        return self._ended(row)
+
+    def _reuse(self, row: Row) -> None:
+        everyone = self._everyone()
+        place = everyone.index(row)
+        kept, length = self.prefixes.longest(row.sequence.ids, row.job.scope)
         nearest = None
-        for number, other in enumerate(self._rows):
-            if other.job.scope != scope or not other.job.keeps:
-                continue
-            found = common(np.asarray(other.sequence.ids[: other.sequence.read], np.int64), wanted)
+        for number, other in enumerate(everyone[:place]):
+            found = other.shared(row, other.sequence.read)
             if found > length:
                 nearest, length = number, found
-        if length < _WORTH:
+        if length < WORTH:
             return
         if nearest is not None:
             self._values.copy(nearest, place, length)
@@ -251,22 +231,64 @@ class Batch:
             self._values.put(place, kept.values, length)
         row.sequence.read = length
 
-    def _read(self, row: _Row) -> bool:
-        """A chunk of the prompt; all but its last token, which is read with the first step."""
-        sequence = row.sequence
-        chunk = min(self._pace.chunk(bool(self._rows)), sequence.unread - 1)
-        began = time.perf_counter()
-        self._forward(len(self._rows), [sequence.ids[sequence.read : sequence.read + chunk]], [sequence.read], 1)
-        self._pace.read(chunk, time.perf_counter() - began)
-        sequence.read += chunk
-        if sequence.unread == 1:
-            self._rows.append(row)
-            self._reading = None
-        return False
+    def _together(self, chunk: int) -> list[Row]:
+        """The first of those that wait whose prompts are read to their ends in one pass, or the first alone.
+
+        Shorter ones are filled up to the longest, as far as that costs less than passes of their own.
+        """
+        taken, unread = list[Row](), list[int]()
+        for row in list(self._reading):
+            if any(one.ahead_of(row) for one in taken):
+                break
+            if self._alone(row, lambda row=row: self._begin(row)):  # type: ignore[misc]
+                self._leave(row)
+                continue
+            if row.sequence.unread == 1 and not taken:  # as a token of a reply
+                self._rows.append(self._reading.pop(0))
+                continue
+            if taken and not self._pace.fill([*unread, row.sequence.unread], chunk):
+                break
+            taken.append(row)
+            unread.append(row.sequence.unread)
+        return taken
+
+    def _read(self) -> None:
+        """A pass over the prompts that came first; those that are read to their ends get their first token."""
+        chunk = self._pace.chunk(bool(self._rows))
+        rows = self._together(chunk)
+        if not rows:
+            return
+        began, whole = time.perf_counter(), rows[0].sequence.unread <= chunk
+        new = [one.sequence.ids[one.sequence.read :][:chunk] for one in rows]
+        try:
+            if whole:
+                for one in rows:
+                    one.sequence.prepare(guess=False)
+            starts, ends = [one.sequence.read for one in rows], [len(one) - 1 for one in new]
+            logits = self._forward(len(self._rows), new, starts, ends if whole else 0)
+            found = self._found(rows, logits) if whole else []
+        except Exception as error:
+            if out_of_memory(error) and (len(self._everyone()) > 1 or self._spare):
+                raise
+            failure, clean = translate(error)
+        else:
+            self._pace.read(len(new) * max(map(len, new)), time.perf_counter() - began)
+            if whole:
+                self._rows += rows
+                del self._reading[: len(rows)]
+                self._take(rows, found)
+            else:
+                rows[0].sequence.read += chunk
+            return
+        clean()
+        for row in rows:
+            row.failed = True
+            row.job.channel.put(copied(failure))
+            self._leave(row)
 
     # --- replies ---
 
-    def _ended(self, row: _Row) -> bool:
+    def _ended(self, row: Row) -> bool:
         """Put what needs no pass."""
         new = row.sequence.without_a_pass()
         return bool(new) and row.output.put(new)
@@ -278,13 +300,10 @@ class Batch:
         starts = [one.sequence.read for one in rows]
         longest = max(map(len, new))
         logits = self._forward(0, new, starts, longest - rows[0].sequence.unread + 1 if alone else longest)
-        found = [logits[0]] if alone else self._found(rows, logits)
-        # Nobody leaves before all have taken theirs: only then is it known how much of each row is filled.
-        for row in [one for one, own in zip(rows, found, strict=True) if self._took(one, own)]:
-            self._leave(row)
+        self._take(rows, [logits[0]] if alone else self._found(rows, logits))
         self._pace.stepped(time.perf_counter() - began)
 
-    def _found(self, rows: list[_Row], logits: Any) -> list[Any]:
+    def _found(self, rows: list[Row], logits: Any) -> list[Any]:
         """For each row its logits, or its token where that is simply the best one."""
         if logits.shape[1] == 1:  # as nearly always; nothing has to be moved to the device behind the pass
             scores = logits[:, 0]
@@ -295,17 +314,22 @@ class Batch:
         tokens = best(scores) if any(plain) else []
         return [tokens[place] if plain[place] else scores[place : place + 1] for place in range(len(rows))]
 
-    def _took(self, row: _Row, found: Any) -> bool:
+    def _take(self, rows: list[Row], found: list[Any]) -> None:
+        """Their tokens. Nobody leaves before all took theirs: only then is it known how much of each row is filled."""
+        for row in [one for one, own in zip(rows, found, strict=True) if self._took(one, own)]:
+            self._leave(row)
+
+    def _took(self, row: Row, found: Any) -> bool:
         """A row's new tokens into its channel; whether it has ended."""
         made = row.sequence.take if isinstance(found, torch.Tensor) else row.sequence.took
         return self._alone(row, lambda: row.output.put(made(found)))
 
-    def _alone(self, row: _Row, work: Callable[[], bool | None]) -> bool:
+    def _alone(self, row: Row, work: Callable[[], bool | None]) -> bool:
         """Work that concerns one reply: if it fails, that one fails alone. Whether the reply has ended."""
         try:
             return bool(work())
         except Exception as error:
-            if row is self._reading and (self._rows or self._spare) and out_of_memory(error):
+            if row in self._reading and (len(self._everyone()) > 1 or self._spare) and out_of_memory(error):
                 raise
             failure, clean = translate(error)  # it goes to the consumer
         row.failed = True
@@ -313,33 +337,34 @@ class Batch:
         row.job.channel.put(failure)
         return True
 
-    def _leave(self, row: _Row) -> None:
+    def _leave(self, row: Row) -> None:
         """Take a reply out, keep what it has read, and close the gap."""
         row.sequence.forget()
-        place = len(self._rows) if row is self._reading else self._rows.index(row)
+        place = self._everyone().index(row)
         # The logits of a prompt that was not read to its end have not been looked at.
-        if row.failed or (row is self._reading and not self._values.sound(place, row.sequence.read)):
+        if row.failed or (row in self._reading and not self._values.sound(place, row.sequence.read)):
             self._values.wipe(place)
         elif row.job.keeps:
             self._keep(row, place)
-        if row is self._reading:
-            self._reading = None
-            return
-        last = self._rows[-1]
-        if last is not row:
-            self._values.copy(len(self._rows) - 1, place, last.sequence.read)
-            self._rows[place] = last
-        self._rows.pop()  # not before: should the copy fail, `drop` tells all who are in the list
-        if self._reading is not None:
-            self._values.copy(len(self._rows) + 1, len(self._rows), self._reading.sequence.read)
+        if row in self._reading:
+            self._reading.remove(row)
+        else:
+            last = self._rows[-1]
+            if last is not row:
+                self._values.copy(len(self._rows) - 1, place, last.sequence.read)
+                self._rows[place] = last
+            self._rows.pop()  # not before: should the copy fail, `drop` tells all who are in the list
+            place = len(self._rows)
+        for number, one in enumerate(self._everyone()[place:], place):
+            self._values.copy(number + 1, number, one.sequence.read)
 
     def _budget(self, job: Generation) -> int:
         return self._usual[job.kv_cache_dtype] if job.cache_bytes is None else job.cache_bytes
 
-    def _keep(self, row: _Row, place: int) -> None:
+    def _keep(self, row: Row, place: int) -> None:
         ids = row.sequence.ids[: row.sequence.read]
         scope, budget = row.job.scope, self._budget(row.job)
-        if len(ids) < _WORTH or self._values.size(len(ids)) > budget or self.prefixes.covers(ids, scope):
+        if len(ids) < WORTH or self._values.size(len(ids)) > budget or self.prefixes.covers(ids, scope):
             return
         try:
             self.prefixes.keep(ids, self._values.taken(place, len(ids)), budget, scope)
@@ -348,7 +373,7 @@ class Batch:
 
     # --- the model ---
 
-    def _forward(self, first: int, new: list[list[int]], starts: list[int], wanted: int) -> Any:
+    def _forward(self, first: int, new: list[list[int]], starts: list[int], wanted: int | list[int]) -> Any:
         """As `forward`, with room made for it."""
         count = max(map(len, new))
         rows, columns = self._needed(first + len(new), max(starts) + count)
@@ -364,7 +389,7 @@ class Batch:
         """In the rows behind those being made nothing stands there; None where their passes are not to be recorded."""
         if not self._rows or not all(row.job.cuda_graphs for row in self._rows):
             return None
-        return 0 if self._reading is None else self._reading.sequence.read
+        return max((one.sequence.read for one in self._reading), default=0)
 
     def _reserve(self, rows: int, columns: int) -> None:
         """Room for this beside all that was read."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import queue
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from ..conversation import Piece
 from ..errors import DeadlineError, EngineError, WorkerError
 
-__all__ = ["Channel", "Deadline"]
+__all__ = ["Channel", "Deadline", "copied"]
 
 _HEARTBEAT = 1.0  # seconds between two looks whether the worker lives
 
@@ -114,3 +115,10 @@ def _piece(item: Piece | EngineError | None) -> Piece | None:
     if isinstance(item, EngineError):
         raise item
     return item
+
+
+def copied(failure: EngineError) -> EngineError:
+    """One for each consumer: two threads must not raise the same object, each adds its own traceback to it."""
+    other = copy.copy(failure)
+    other.__cause__ = failure.__cause__
+    return other

@@ -17,7 +17,7 @@ from threadpoolctl import ThreadpoolController
 from .checkpoint import notify
 from .cores import Cores
 from .key_values import KeyValues, Pass
-from .llama_pass import LlamaPass
+from .llama_pass import LlamaPass, chosen
 from .recording import Recorder, Recordings, cuda_graphs
 
 __all__ = ["Forward", "cache_name"]
@@ -46,16 +46,19 @@ class Forward:
         first: int,
         new: Sequence[Sequence[int]],
         starts: Sequence[int],
-        wanted: int,
+        wanted: int | Sequence[int],
         free: int | None = None,
     ) -> Any:
         """Logits of the last `wanted` new columns, (rows, wanted, vocabulary). Shorter rows are filled on the right.
 
-        Row i reads the ids new[i] behind its first starts[i] columns of `values`, whose rows begin at `first`.
+        `wanted` may be none, 0, or say for each row which one new column it is. Row i reads the ids new[i] behind its
+        first starts[i] columns of `values`, whose rows begin at `first`.
         `free`: the pass may be recorded. Each of the rows 0, 1, 2, ... reads one id then, and in those behind them
         nothing stands in this column.
         """
         count = max(map(len, new))
+        if not isinstance(wanted, int) and all(one == count - 1 for one in wanted):
+            wanted = 1
         run = self._run()
         if isinstance(run, LlamaPass) and run.reach(max(starts) + count):
             self.forget()
@@ -65,22 +68,25 @@ class Forward:
                 recorded = recordings(values, [one[0] for one in new], starts, free)
             if recorded is not None:
                 return recorded
-        filled = [[*one, *[0] * (count - len(one))] for one in new]
+        planes = [
+            [[*one, *[0] * (count - len(one))] for one in new],
+            [[*range(start, start + count)] for start in starts],
+        ]
+        if not isinstance(wanted, int):
+            planes.append([[one] * count for one in wanted])
         # One transfer: on a GPU each costs about as long as a small kernel, and waits for what runs.
-        ids, positions = torch.tensor(
-            [filled, [[*range(start, start + count)] for start in starts]], device=self.device
-        )
+        ids, positions, *more = torch.tensor(planes, device=self.device)
         tokens, began = len(new) * count, time.perf_counter()
         if self._cores is not None:
             self._cores.begin(tokens)
-        lonely = len(new) == 1 and (count == 1 or not starts[0])
+        unmasked = not any(starts) or (len(new) == 1 and count == 1)
         with torch.inference_mode():
             logits = run(
                 ids,
                 positions,
-                None if lonely else self._mask(positions, starts),
+                None if unmasked else self._mask(positions, starts),
                 Pass(values, first, [*starts], count, positions),
-                wanted,
+                more[0][:, 0] if more else wanted,
             )
         if self._cores is not None:
             self._cores.took(tokens, time.perf_counter() - began)
@@ -133,15 +139,16 @@ class _Transformers:
         self._model = model
         self._cache = cache_name(model)
 
-    def __call__(self, ids: Any, positions: Any, mask: Any, cache: Pass, wanted: int) -> Any:
-        return self._model(
+    def __call__(self, ids: Any, positions: Any, mask: Any, cache: Pass, wanted: Any) -> Any:
+        logits = self._model(
             input_ids=ids,
             position_ids=positions,
             attention_mask=mask,
             use_cache=True,
-            logits_to_keep=wanted,
+            logits_to_keep=max(wanted, 1) if isinstance(wanted, int) else ids.shape[1],
             **{self._cache: cache},
         ).logits
+        return chosen(logits, wanted)
 
 
 def cache_name(model: Any) -> str:

@@ -163,19 +163,17 @@ def _rounded(columns: int) -> int:
 
 
 class Pass(Cache):  # type: ignore[misc]
-    """What one forward pass reads and writes: `count` new tokens for each of some rows.
+    """What one forward pass reads and writes: `count` new tokens for each of some rows that follow each other.
 
-    One row, wherever it is; or the rows 0, 1, 2, ... each from its own start. `starts` are the columns of the
-    first new tokens, `columns` (rows, count) those of all, on the model's device; one row needs none.
+    Row `first` and those behind it, each from its own start. `starts` are the columns of the first new tokens,
+    `columns` (rows, count) those of all, on the model's device; one row needs none.
     """
 
-    def __init__(
-        self, values: KeyValues, rows: int | Sequence[int], starts: Sequence[int], count: int, columns: Any = None
-    ) -> None:
+    def __init__(self, values: KeyValues, first: int, starts: Sequence[int], count: int, columns: Any = None) -> None:
         super().__init__(layers=[])
         self._values, self._starts, self._count = values, starts, count
         self._end = max(starts) + count
-        self._first = rows if isinstance(rows, int) else 0
+        self._first = first
         self._total = len(starts)
         self._columns = columns
         self._places: Any = None
@@ -198,7 +196,7 @@ class Pass(Cache):  # type: ignore[misc]
 
     def _where(self, device: Any) -> tuple[Any, Any]:
         if self._places is None or self._places[0].device != device:
-            rows = torch.arange(self._total, device=device)[:, None]
+            rows = torch.arange(self._first, self._first + self._total, device=device)[:, None]
             self._places = rows, self._columns.to(device)
         return self._places  # type: ignore[no-any-return]
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from .packed import Projection, joined, ordered, shortened
 
-__all__ = ["LlamaPass"]
+__all__ = ["LlamaPass", "chosen"]
 
 _REACH: Final = 512  # places more, each time the angles' table has to be made longer
 #: Rotations whose angles depend on nothing but the place; others also know how long the text is.
@@ -93,7 +93,7 @@ class LlamaPass:
         return len(self._angles) == 1 and any(self._hooks)
 
     def __call__(self, ids: Any, positions: Any, mask: Any, cache: _Cache, wanted: Any) -> torch.Tensor:
-        """Logits of the last `wanted` columns, (rows, wanted, vocabulary); or (rows,) says which one of each row.
+        """Logits of the last `wanted` columns, (rows, wanted, vocabulary), or of each row's that `wanted` (rows,) says.
 
         `ids` and `positions` are (rows, columns), these below what `reach` was told. `mask` (rows, 1, columns, keys)
         says which keys are seen; without it one new token sees them all, and several what stands before them, the
@@ -110,16 +110,16 @@ class LlamaPass:
             queries, keys, values = self._heads_of(layer, normed, cosines, sines)
             keys, values = cache.update(keys, values, number)
             if number == last and isinstance(wanted, int) and not wanted:
-                return hidden.new_empty((len(hidden), 0, self._vocabulary))
+                return hidden.new_empty((len(hidden), 0, self._vocabulary))  # type: ignore[no-any-return]
             seen = self._seen(queries, keys, values, mask)
             if number == last and not self._eight_bits:  # what nobody looks at is not computed
-                seen, hidden = _chosen(seen, wanted), _chosen(hidden, wanted)
+                seen, hidden = chosen(seen, wanted), chosen(hidden, wanted)
             hidden = hidden + layer.attention_out(seen.reshape(*hidden.shape[:2], -1))
             normed = _normed(layer.before_mlp, hidden)
             gate, through = _parts(layer.mlp_in, normed)
             hidden = hidden + layer.mlp_out(layer.activation(gate) * through)
         if self._eight_bits:
-            hidden = _chosen(hidden, wanted)
+            hidden = chosen(hidden, wanted)
         return self._head(_normed(self._norm, hidden.to(self._norm.weight.device)))  # type: ignore[no-any-return]
 
     def _heads_of(self, layer: _Layer, normed: Any, cosines: Any, sines: Any) -> tuple[Any, Any, Any]:
@@ -192,11 +192,11 @@ def _turned(heads: Any, cosines: Any, sines: Any) -> torch.Tensor:
     return heads * cosines + heads.roll(heads.shape[-1] // 2, -1) * sines  # type: ignore[no-any-return]
 
 
-def _chosen(hidden: Any, wanted: Any) -> torch.Tensor:
-    """(rows, wanted, ...) of (rows, columns, ...)."""
+def chosen(numbers: Any, wanted: Any) -> Any:
+    """Of (rows, columns, ...) the last `wanted` columns, or of each row the one that `wanted` (rows,) says."""
     if isinstance(wanted, int):
-        return hidden[:, -wanted:]  # type: ignore[no-any-return]
-    return hidden[torch.arange(len(hidden), device=hidden.device), wanted.to(hidden.device)][:, None]  # type: ignore[no-any-return]
+        return numbers[:, numbers.shape[1] - wanted :]
+    return numbers[torch.arange(len(numbers), device=numbers.device), wanted.to(numbers.device)][:, None]
 
 
 def _normed(norm: Any, hidden: Any) -> torch.Tensor:
@@ -222,4 +222,3 @@ def _layer(layer: Any) -> _Layer:
         mlp.act_fn,
         layer.input_layernorm.weight.device,
     )
-

@@ -1,10 +1,10 @@
 """Matrices on a CPU, multiplied by the kernels that are there for them in as few and as short calls as there can be.
 
-In 4 bits: between a module and its kernel bitsandbytes does what takes as long as the kernel itself for a small matrix: two
-layers of wrappers, the dispatcher, a look into a tensor for the kind of quantisation. Here what is known of a matrix is
-looked up once, matrices that read the same input are multiplied together where that costs no memory to speak of, and
-the kernel is called itself. That it takes what it is given is known of some versions of bitsandbytes only and checked
-for each matrix; others, and whatever else is different, take the way through bitsandbytes.
+In 4 bits: between a module and its kernel bitsandbytes does what takes as long as the kernel for a small matrix: two
+layers of wrappers, the dispatcher, a look into a tensor for the kind of quantisation. Here what is known of a matrix
+is looked up once, matrices that read the same input are multiplied together where that costs no memory to speak of,
+and the kernel is called itself. What it takes is known of some versions of bitsandbytes only, and what it gives is
+compared for each matrix; others, and whatever else is different, take the way through bitsandbytes.
 
 In bfloat16, the matrix that makes logits of what a model found: oneDNN puts a matrix into an order of its own at each
 call, which for a few tokens takes longer than multiplying. That is done once here, as torch.compile does it for models
@@ -27,7 +27,7 @@ _JOINED_BYTES: Final = 2**24  # matrices that are larger take so long that a cal
 _ORDERED_BYTES: Final = 2**26  # a larger matrix takes too much memory to be there twice
 _FEW: Final = 16  # tokens, for which the order is made; it serves any number
 _PACKED_ROWS: Final = 32  # that bitsandbytes' CPU format takes together
-#: The first version of bitsandbytes whose kernel is known to take these arguments, and the first that was not looked at.
+#: The first version of bitsandbytes whose kernel takes these arguments, and the first that was not looked at.
 _KNOWN: Final = ((0, 49), (0, 51))
 #: Rows, outputs, inputs; the addresses of what goes in, the weights, their scales, what comes out; the inputs that
 #: share a scale, and how far apart two rows are. See bitsandbytes/backends/cpu/ops.py.
@@ -137,7 +137,7 @@ def _kernel(quant_type: str) -> Any:
     version = tuple(int(part) for part in bitsandbytes.__version__.split(".")[:2] if part.isdigit())
     if not _KNOWN[0] <= version < _KNOWN[1] or getattr(ops, "gemm_4bit_forward_kernel", None) is not None:
         return None
-    library = getattr(ops.lib, "_lib", None)
+    library: Any = getattr(ops.lib, "_lib", None)
     name = f"gemv_4bit_inference_cpu_{quant_type}_bf16"
     return ctypes.CFUNCTYPE(None, *_ARGUMENTS)((name, library)) if hasattr(library, name) else None
 
@@ -159,11 +159,11 @@ def _as_the_kernel_takes_it(weight: Any, state: Any) -> bool:
 # --- in 16 bits ---
 
 
-def ordered(module: Any) -> Projection:
+def ordered(module: Any) -> Any:
     """A Linear in bfloat16 with a copy of its weights in oneDNN's order; or the module as it is."""
-    weight = getattr(module, "weight", None)
-    if type(module) is not torch.nn.Linear or weight.dtype != torch.bfloat16 or weight.device.type != "cpu":
-        return module  # type: ignore[no-any-return]
+    weight: Any = getattr(module, "weight", None)
+    if type(module).__name__ != "Linear" or weight.dtype != torch.bfloat16 or weight.device.type != "cpu":
+        return module
     if module.bias is not None or weight.nbytes > _ORDERED_BYTES:
         return module
     try:

@@ -8,7 +8,6 @@ room. A job that fails fails alone; the worker goes on.
 from __future__ import annotations
 
 import atexit
-import copy
 import os
 import threading
 import time
@@ -18,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..errors import BusyError, EngineClosedError, EngineError, ForkedProcessError, ModelLoadError
-from .channel import Channel
+from .channel import Channel, copied
 
 __all__ = ["Job", "Worker", "refuse_fork"]
 
@@ -146,7 +145,7 @@ class Worker(Generic[LoadedT]):
             self._jobs.clear()
             self._changed.notify_all()
         for job in waiting:
-            job.channel.put(_copied(failure))
+            job.channel.put(copied(failure))
             job.channel.cancel()
 
     def _run(self) -> None:
@@ -204,14 +203,14 @@ class Worker(Generic[LoadedT]):
         if isinstance(failure, ModelLoadError):
             self._fail_waiting(failure)
         for one in concerned:
-            one.channel.put(_copied(failure))
+            one.channel.put(copied(failure))
 
     def _fail_waiting(self, failure: EngineError) -> None:
         """Those who wait for the same load get the same answer, each a copy of its own."""
         with self._changed:
             waiting, self._jobs = self._jobs, deque()
         for job in waiting:
-            job.channel.put(_copied(failure))
+            job.channel.put(copied(failure))
 
 
 def refuse_fork() -> None:
@@ -221,13 +220,6 @@ def refuse_fork() -> None:
             "a local model was used in the parent process before fork(), and it cannot be used in the child; start "
             'processes with multiprocessing.get_context("spawn"), or use the model only after the fork'
         )
-
-
-def _copied(failure: EngineError) -> EngineError:
-    """Two threads must not raise the same object: each adds its own traceback to it."""
-    other = copy.copy(failure)
-    other.__cause__ = failure.__cause__
-    return other
 
 
 def _closed() -> EngineClosedError:

@@ -60,7 +60,7 @@ def raising(make):
 @pytest.mark.parametrize("step", [0, 3])
 def test_logits_that_are_no_numbers_end_the_reply_before_their_token(engine, value, temperature, step):
     right = answer(engine)
-    hook = failing(loaded_model(engine), step + 1, poisoned(value))
+    hook = failing(loaded_model(engine), step, poisoned(value))
     pieces = []
     with pytest.raises(NumericalError, match="NaN or infinite") as caught:
         for piece in engine.stream(prompt_of(SECRET), Sampling(max_tokens=9, temperature=temperature, seed=1)):
@@ -116,7 +116,7 @@ def test_any_other_failure_is_a_worker_error_with_its_cause(engine, kind):
 
 async def test_failures_reach_async_callers_too(engine):
     right = answer(engine)
-    hook = failing(loaded_model(engine), 3, poisoned(float("nan")))
+    hook = failing(loaded_model(engine), 2, poisoned(float("nan")))
     got = []
     with pytest.raises(NumericalError):
         async for piece in engine.astream(prompt_of(SECRET), Sampling(max_tokens=9)):

@@ -298,7 +298,7 @@ def test_a_device_that_is_full_while_a_prompt_is_read_lets_it_wait(checkpoint, a
     engine, long = plain(checkpoint, prefix_cache_mib=0), "長い文書です。" * 60
     right = [answer(alone, "一 番", max_tokens=60), answer(alone, long, max_tokens=20)]
     model, batch = loaded_model(engine), batch_of(engine)
-    hook, times = full_at(model, lambda _rows: batch._reading is not None and bool(batch._rows))
+    hook, times = full_at(model, lambda _rows: bool(batch._reading and batch._rows))
     gate = Gate(model)
     first = engine.stream(prompt_of("一 番"), Sampling(max_tokens=60))
     gate.permit(4)
@@ -352,7 +352,7 @@ def test_what_is_kept_of_other_calls_is_given_up_where_a_device_is_full(checkpoi
         monkeypatch.setattr(KeyValues, "reserve", reserve)
     reading = where == "reading"
     hook, times = full_at(
-        batch.model, lambda _: len(batch.prefixes) and where != "joining" and reading == (batch._reading is not None)
+        batch.model, lambda _: len(batch.prefixes) and where != "joining" and reading == bool(batch._reading)
     )
     assert answer(engine, long, max_tokens=20) == right
     hook.remove()
