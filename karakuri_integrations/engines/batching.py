@@ -254,7 +254,7 @@ class Batch:
 
     def _read(self) -> None:
         """A pass over the prompts that came first; those that are read to their ends get their first token."""
-        chunk = self._pace.chunk(bool(self._rows))
+        chunk = self._pace.chunk(len(self._rows), len(self._reading))
         rows = self._together(chunk)
         if not rows:
             return
@@ -301,7 +301,7 @@ class Batch:
         longest = max(map(len, new))
         logits = self._forward(0, new, starts, longest - rows[0].sequence.unread + 1 if alone else longest)
         self._take(rows, [logits[0]] if alone else self._found(rows, logits))
-        self._pace.stepped(time.perf_counter() - began)
+        self._pace.stepped(len(rows), time.perf_counter() - began)
 
     def _found(self, rows: list[Row], logits: Any) -> list[Any]:
         """For each row its logits, or its token where that is simply the best one."""
