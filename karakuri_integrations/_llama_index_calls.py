@@ -52,13 +52,13 @@ class Plan:
 
 def collect(plan: Plan) -> Answer:
     call = plan.call()
-    with closing(cast("Generator[Delta, None, None]", call.stream())) as deltas:
+    with closing(cast("Generator[Delta, None, None]", call.stream(whole=True))) as deltas:
         return whole(call, fold(deltas), plan.offer)
 
 
 async def acollect(plan: Plan) -> Answer:
     call = await plan.acall()
-    async with aclosing(cast("AsyncGenerator[Delta, None]", call.astream())) as deltas:
+    async with aclosing(cast("AsyncGenerator[Delta, None]", call.astream(whole=True))) as deltas:
         return whole(call, fold([delta async for delta in deltas]), plan.offer)
 
 

@@ -288,7 +288,7 @@ def _ask(options: argparse.Namespace) -> int:
         return OK
     call = provider.prepare(messages, {})
     if options.json:
-        reply = fold(call.stream())
+        reply = fold(call.stream(whole=True))
         plain = not (sys.stdout.encoding or "utf-8").lower().startswith("utf")
         print(json.dumps(_as_json(reply, call.metadata()), ensure_ascii=plain))
     else:

@@ -26,7 +26,8 @@ class Engine(Protocol):
     far. Closing the iterator stops the compute. Errors are KarakuriErrors. An engine checks its own window and raises
     ContextOverflowError before any compute; it honours `Sampling.timeout`; it may ignore `Sampling.stop`, which
     the decoder applies to the text in any case. It holds the reply to `Prompt.grammar`, or says in its property
-    `grammars` (False) that it cannot, and raises UnsupportedError where the grammar is strict.
+    `grammars` (False) that it cannot, and raises UnsupportedError where the grammar is strict. Where it has a property
+    `gathers` that is True, `stream` and `astream` take `whole=True` and may then yield all pieces at the end.
     """
 
     @property
@@ -61,10 +62,14 @@ class Engine(Protocol):
         ...
 
 
-def stream(engine: Engine, prompt: Prompt, sampling: Sampling) -> Iterator[Delta]:
-    """The reply to a prompt, delta by delta; the last one carries finish_reason and usage."""
+def stream(engine: Engine, prompt: Prompt, sampling: Sampling, *, whole: bool = False) -> Iterator[Delta]:
+    """The reply to a prompt, delta by delta; the last one carries finish_reason and usage.
+
+    `whole`: nobody looks at it before its end, so all deltas may come then.
+    """
     decoder = Decoder(prompt, sampling.stop)
-    with closing(cast("_Closing", engine.stream(prompt, sampling))) as pieces:
+    how = _how(engine, sampling, whole=whole)
+    with closing(cast("_Closing", engine.stream(prompt, sampling, **how))) as pieces:
         try:
             for piece in cast("Iterator[Piece]", pieces):
                 yield from decoder.push(piece)
@@ -75,10 +80,11 @@ def stream(engine: Engine, prompt: Prompt, sampling: Sampling) -> Iterator[Delta
     raise _unfinished(decoder)
 
 
-async def astream(engine: Engine, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Delta]:
+async def astream(engine: Engine, prompt: Prompt, sampling: Sampling, *, whole: bool = False) -> AsyncIterator[Delta]:
     """As `stream`, natively async."""
     decoder = Decoder(prompt, sampling.stop)
-    async with aclosing(cast("_AsyncClosing", engine.astream(prompt, sampling))) as pieces:
+    how = _how(engine, sampling, whole=whole)
+    async with aclosing(cast("_AsyncClosing", engine.astream(prompt, sampling, **how))) as pieces:
         try:
             async for piece in cast("AsyncIterator[Piece]", pieces):
                 for delta in decoder.push(piece):
@@ -95,6 +101,11 @@ def fold(deltas: Iterable[Delta]) -> Reply:
     parts = list(deltas)
     last = parts[-1]
     return Reply("".join(d.text for d in parts), last.finish_reason or "stop", last.usage, last.calls)
+
+
+def _how(engine: Engine, sampling: Sampling, *, whole: bool) -> dict[str, bool]:
+    """A reply that a stop text may end has to be looked at, so that the engine stops there."""
+    return {"whole": True} if whole and not sampling.stop and getattr(engine, "gathers", False) else {}
 
 
 class _Closing(Protocol):

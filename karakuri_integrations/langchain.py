@@ -359,7 +359,7 @@ class ChatKarakuri(Batches):
         with core_errors():
             provider = self._provider()
             call = provider.prepare(to_values(messages, provider), call_options(stop, kwargs))
-            with closing(cast("Any", call.stream())) as deltas:
+            with closing(cast("Any", call.stream(whole=True))) as deltas:
                 return to_result(list(deltas), call)
 
     @override
@@ -373,7 +373,7 @@ class ChatKarakuri(Batches):
         with core_errors():
             provider = self._provider()
             call = await provider.aprepare(to_values(messages, provider), call_options(stop, kwargs))
-            async with aclosing(cast("Any", call.astream())) as deltas:
+            async with aclosing(cast("Any", call.astream(whole=True))) as deltas:
                 return to_result([delta async for delta in deltas], call)
 
     @override

@@ -297,11 +297,12 @@ class Call:
     sampling: Sampling
     dropped: tuple[int, ...] = ()
 
-    def stream(self) -> Iterator[Delta]:
-        return stream(self.engine, self.prompt, self.sampling)
+    def stream(self, *, whole: bool = False) -> Iterator[Delta]:
+        """As `generation.stream`."""
+        return stream(self.engine, self.prompt, self.sampling, whole=whole)
 
-    def astream(self) -> AsyncIterator[Delta]:
-        return astream(self.engine, self.prompt, self.sampling)
+    def astream(self, *, whole: bool = False) -> AsyncIterator[Delta]:
+        return astream(self.engine, self.prompt, self.sampling, whole=whole)
 
     def metadata(self) -> dict[str, Any]:
         """What a reply reports beside finish reason and usage: plain JSON values."""

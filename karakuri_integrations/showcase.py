@@ -105,7 +105,7 @@ def measured_lengths(provider: Provider, questions: Mapping[str, list[str]]) -> 
             sizes = []
             for question in asked:
                 call = provider.prepare([Message("user", question)], {"attributes": {"verbosity": verbosity}})
-                sizes.append(len(fold(call.stream()).text))
+                sizes.append(len(fold(call.stream(whole=True)).text))
                 done += 1
                 _progress(done, total)
             means.append(mean(sizes))

@@ -250,6 +250,8 @@ class Batch:
                 break
             taken.append(row)
             unread.append(row.sequence.unread)
+            if unread[0] > chunk:
+                break
         return taken
 
     def _read(self) -> None:
@@ -266,7 +268,7 @@ class Batch:
                     one.sequence.prepare(guess=False)
             starts, ends = [one.sequence.read for one in rows], [len(one) - 1 for one in new]
             logits = self._forward(len(self._rows), new, starts, ends if whole else 0)
-            found = self._found(rows, logits) if whole else []
+            self.forward.wait()
         except Exception as error:
             if out_of_memory(error) and (len(self._everyone()) > 1 or self._spare):
                 raise
@@ -276,7 +278,7 @@ class Batch:
             if whole:
                 self._rows += rows
                 del self._reading[: len(rows)]
-                self._take(rows, found)
+                self._take(rows, logits)
             else:
                 rows[0].sequence.read += chunk
             return
@@ -300,7 +302,7 @@ class Batch:
         starts = [one.sequence.read for one in rows]
         longest = max(map(len, new))
         logits = self._forward(0, new, starts, longest - rows[0].sequence.unread + 1 if alone else longest)
-        self._take(rows, [logits[0]] if alone else self._found(rows, logits))
+        self._take(rows, logits)
         self._pace.stepped(len(rows), time.perf_counter() - began)
 
     def _found(self, rows: list[Row], logits: Any) -> list[Any]:
@@ -314,8 +316,9 @@ class Batch:
         tokens = best(scores) if any(plain) else []
         return [tokens[place] if plain[place] else scores[place : place + 1] for place in range(len(rows))]
 
-    def _take(self, rows: list[Row], found: list[Any]) -> None:
+    def _take(self, rows: list[Row], logits: Any) -> None:
         """Their tokens. Nobody leaves before all took theirs: only then is it known how much of each row is filled."""
+        found = [logits[0]] if len(rows) == 1 else self._found(rows, logits)
         for row in [one for one, own in zip(rows, found, strict=True) if self._took(one, own)]:
             self._leave(row)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Ids
 from concurrent.futures import Future
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 from ..conversation import Sampling
@@ -85,14 +86,14 @@ def best(logits: Any) -> list[int | None]:
     """Of each row its best token, or None when a logit is NaN or infinite; `logits` is (rows, vocabulary).
 
     The least and the most are numbers if all are. `max` and `amin`: on a CPU `argmax` and `aminmax` take five times as
-    long of bfloat16, and of equal ones the first is the best to all. One transfer from the device for everything.
+    long of bfloat16, and of equal ones the first is the best to all. One transfer from the device for everything, as
+    doubles, which hold every id.
     """
     import torch
 
     most, place = logits.max(-1)
-    good = torch.isfinite(most) & torch.isfinite(logits.amin(-1))
-    found = torch.stack((place, good.long()), 1).tolist()
-    return [token if fine else None for token, fine in found]
+    found = torch.stack((place.double(), most.double(), logits.amin(-1).double()), 1).tolist()
+    return [int(token) if isfinite(high) and isfinite(low) else None for token, high, low in found]
 
 
 def _processors(sampling: Sampling, device: Any) -> Any:

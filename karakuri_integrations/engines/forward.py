@@ -98,6 +98,11 @@ class Forward:
             return rows, columns
         return Recordings.size(rows, columns)
 
+    def wait(self) -> None:
+        """Until a pass is done, so that it can be seen how long it took; on a GPU it goes on when its call returns."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def forget(self) -> None:
         """Free what is held beside the model."""
         if self._recordings is not None:

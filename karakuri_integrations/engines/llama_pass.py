@@ -104,14 +104,14 @@ class LlamaPass:
             if layer.device != device:
                 device = layer.device
                 hidden, positions = hidden.to(device), positions.to(device)
-                mask = None if mask is None else mask.to(device)
+                seeing = None if mask is None else self._added(mask.to(device), hidden)
                 cosines, sines = self._angles[device].at(positions)
             normed = _normed(layer.before_attention, hidden)
             queries, keys, values = self._heads_of(layer, normed, cosines, sines)
             keys, values = cache.update(keys, values, number)
             if number == last and isinstance(wanted, int) and not wanted:
                 return hidden.new_empty((len(hidden), 0, self._vocabulary))  # type: ignore[no-any-return]
-            seen = self._seen(queries, keys, values, mask)
+            seen = self._seen(queries, keys, values, seeing)
             if number == last and not self._eight_bits:  # what nobody looks at is not computed
                 seen, hidden = chosen(seen, wanted), chosen(hidden, wanted)
             hidden = hidden + layer.attention_out(seen.reshape(*hidden.shape[:2], -1))
@@ -121,6 +121,11 @@ class LlamaPass:
         if self._eight_bits:
             hidden = chosen(hidden, wanted)
         return self._head(_normed(self._norm, hidden.to(self._norm.weight.device)))  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _added(mask: Any, like: Any) -> torch.Tensor:
+        """What SDPA makes of a mask of bools, in each layer: what is added to scores."""
+        return torch.zeros(mask.shape, dtype=like.dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
 
     def _heads_of(self, layer: _Layer, normed: Any, cosines: Any, sines: Any) -> tuple[Any, Any, Any]:
         """Queries (rows, columns, heads, width); keys and values (rows, heads, columns, width)."""

@@ -228,6 +228,11 @@ class LocalEngine:
         return self._max_batch
 
     @property
+    def gathers(self) -> bool:
+        """It saves work where nobody looks at a reply before its end: `stream` and `astream` take `whole=True`."""
+        return True
+
+    @property
     def steps(self) -> int:
         """Forward passes that the shared model has made in this process."""
         return self._shared.steps
@@ -262,9 +267,9 @@ class LocalEngine:
         """Free the model for every engine that shares it; running calls end with EngineClosedError."""
         self._shared.close()
 
-    def stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[Piece]:
-        """One Piece a token, as soon as it is made. Closing the iterator stops the compute."""
-        job = self._job(prompt, sampling, Deadline(sampling.timeout))
+    def stream(self, prompt: Prompt, sampling: Sampling, *, whole: bool = False) -> Iterator[Piece]:
+        """One Piece a token, as soon as it is made, or at the end (`whole`). Closing the iterator stops the compute."""
+        job = self._job(prompt, sampling, Channel(Deadline(sampling.timeout), whole=whole))
         try:
             worker = self._submit(job)
             while (piece := job.channel.take(worker.alive)) is not None:
@@ -272,15 +277,15 @@ class LocalEngine:
         finally:
             job.channel.cancel()
 
-    async def astream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Piece]:
+    async def astream(self, prompt: Prompt, sampling: Sampling, *, whole: bool = False) -> AsyncIterator[Piece]:
         """As `stream`, natively async: nothing here blocks the event loop, not even loading or a long prompt."""
-        deadline = Deadline(sampling.timeout)
+        channel = Channel(Deadline(sampling.timeout), whole=whole)
         entry = self._shared
         ready = settled() and entry.tokens_ready and (prompt.grammar is None or entry.grammar_ready(prompt.grammar))
         if ready and sum(len(str(one)) for one in prompt.segments) <= _INLINE_CHARACTERS:
-            job = self._job(prompt, sampling, deadline)
+            job = self._job(prompt, sampling, channel)
         else:
-            job = await _in_thread(lambda: self._job(prompt, sampling, deadline), deadline)
+            job = await _in_thread(lambda: self._job(prompt, sampling, channel), channel.deadline)
         try:
             worker = self._submit(job)
             while (piece := await job.channel.atake(worker.alive)) is not None:
@@ -288,7 +293,7 @@ class LocalEngine:
         finally:
             job.channel.cancel()
 
-    def _job(self, prompt: Prompt, sampling: Sampling, deadline: Deadline) -> Generation:
+    def _job(self, prompt: Prompt, sampling: Sampling, channel: Channel) -> Generation:
         """The call, checked against the window before anything is computed or loaded but the tokenizer."""
         refuse_fork()
         entry = self._shared
@@ -305,7 +310,7 @@ class LocalEngine:
         settle()
         entry = self._shared
         return Generation(
-            channel=Channel(deadline),
+            channel=channel,
             prompt_ids=ids,
             sampling=sampling,
             limit=limit,

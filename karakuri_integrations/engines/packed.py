@@ -105,12 +105,13 @@ class _Short:
     """A matrix times what is given, by the kernel itself; what is not in bfloat16 goes through bitsandbytes."""
 
     def __init__(self, kernel: Any, weight: Any, state: Any, otherwise: Projection) -> None:
-        self._kernel, self._weight, self._scales = kernel, weight, state.absmax
+        self._kernel, self._scales = kernel, state.absmax
+        self._weight = weight.detach()  # a plain tensor: of a parameter of bitsandbytes' each look takes longer
         self._outputs, self._inputs = state.shape
         self._blocksize, self._otherwise = state.blocksize, otherwise
 
     def __call__(self, given: torch.Tensor) -> torch.Tensor:
-        if given.dtype != torch.bfloat16 or given.device.type != "cpu" or self._weight.device.type != "cpu":
+        if given.dtype != torch.bfloat16 or not given.is_cpu:
             return self._otherwise(given)
         given = given.contiguous()
         made = given.new_empty((*given.shape[:-1], self._outputs))
@@ -183,6 +184,6 @@ class _Ordered:
         self._weight = operations._reorder_linear_weight(module.weight.detach(), _FEW)
 
     def __call__(self, given: torch.Tensor) -> torch.Tensor:
-        if given.dtype != torch.bfloat16 or given.device.type != "cpu":
+        if given.dtype != torch.bfloat16 or not given.is_cpu:
             return self._module(given)  # type: ignore[no-any-return]
         return self._multiply(given, self._weight, None, "none", [], "")  # type: ignore[no-any-return]

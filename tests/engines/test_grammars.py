@@ -193,7 +193,7 @@ def test_parallel_calls_may_be_forbidden(engine):
 
 def writing(engine: LocalEngine, text: str):
     """Make the model want to write this text first, token by token; what follows is its own."""
-    wanted = iter([None, *engine.token_ids(text)])  # the first pass reads the prompt
+    wanted = iter(engine.token_ids(text))
     model = loaded_model(engine)
 
     def hook(_module, _given, output):

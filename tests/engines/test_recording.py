@@ -215,7 +215,8 @@ def test_no_more_than_so_many_are_kept(checkpoint, right, recorder, monkeypatch)
     record = Repeated()
     recorder(record)
     engine = plain(checkpoint, max_batch=4)
-    assert replies(engine, 4) == right
+    for _ in range(2):
+        assert replies(engine, 4) == right
     engine.close()
     assert record.made >= 3
 

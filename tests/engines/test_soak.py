@@ -20,11 +20,11 @@ import torch
 
 from karakuri_integrations.conversation import Grammar, Prompt, Sampling
 from karakuri_integrations.engines import LocalEngine
-from karakuri_integrations.engines.batching import _Row
 from karakuri_integrations.engines.channel import Channel
 from karakuri_integrations.engines.decoding import Sequence
 from karakuri_integrations.engines.generating import Generation
 from karakuri_integrations.engines.grammars import Constraint
+from karakuri_integrations.engines.rows import Row
 from karakuri_integrations.errors import DeadlineError, DeviceMemoryError, NumericalError, WorkerError
 from karakuri_integrations.generation import fold, stream
 
@@ -33,7 +33,7 @@ from .test_batching import batch_of, plain
 from .test_faults import wait_until
 
 MIB = 2**20
-OURS = {Channel, Constraint, Generation, Sequence, _Row}  # what a call is made of
+OURS = {Channel, Constraint, Generation, Sequence, Row}  # what a call is made of
 LIST = Grammar(json.dumps({"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 3}))
 THREADS, LOOPS, TASKS = 6, 3, 8
 
