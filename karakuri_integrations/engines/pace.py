@@ -14,6 +14,7 @@ _SLICE: Final = 2.0  # steps that reading may take while others wait for their n
 _PATIENCE: Final = 3.0  # times as long at most, where more wait for their first token than for their next
 _FILLED: Final = 0.25  # of the tokens of a pass at most; more where what it takes by itself is as much
 _NEW: Final = 0.2  # the weight of what was measured last
+_LONGER: Final = 3.0  # times as long as expected at most: a pass that was held up says nothing of the next
 
 
 class Pace:
@@ -55,10 +56,16 @@ class _Line:
     """
 
     def __init__(self) -> None:
-        self.known = False
+        self.known = self._begun = False
         self._count = self._seconds = self._squares = self._products = 0.0
 
     def add(self, count: int, seconds: float) -> None:
+        """The first pass of all is not counted: it warms up."""
+        if not self._begun:
+            self._begun = True
+            return
+        if self.known:
+            seconds = min(seconds, _LONGER * self._expected(count))
         for name, now in (
             ("_count", count),
             ("_seconds", seconds),
@@ -83,6 +90,10 @@ class _Line:
         """How long so many take; as long as any where nothing else is known."""
         begin, each = self._fit() or (self._seconds, 0.0)
         return begin + each * count
+
+    def _expected(self, count: int) -> float:
+        begin, each = self._fit() or (0.0, self._seconds / self._count)
+        return max(begin + each * count, self._seconds)
 
     def _fit(self) -> tuple[float, float] | None:
         """Seconds of a pass by itself, and of each."""

@@ -184,3 +184,31 @@ def test_a_window_that_is_set_wider(tmp_path):
     )
     assert len(engine.token_ids(answer(engine, max_tokens=700))) > 600
     engine.close()
+
+
+@pytest.mark.parametrize("starts", [[0, 0, 0], [20, 0, 7]])
+def test_prompts_side_by_side(model, starts):
+    """Of each row the logits behind its own last token; of a part of a prompt none, and nothing but its keys is kept."""
+    ours, theirs = both(model)
+    mine, others = KeyValues(), KeyValues()
+    for values in (mine, others):
+        values.reserve(5, 256, 10**6)
+    for row, start in enumerate(starts):
+        if start:
+            assert ours(mine, 2 + row, [LONG[:start]], [0], 0).shape[:2] == (1, 0)
+            theirs(others, 2 + row, [LONG[:start]], [0], 1)
+    new = [LONG[start:end] for start, end in zip(starts, (60, 33, 19), strict=True)]
+    ends = [len(one) - 1 for one in new]
+    found, right = ours(mine, 2, new, starts, ends), theirs(others, 2, new, starts, ends)
+    assert found.shape == right.shape == (3, 1, 400)
+    assert (found - right).float().norm() < 2**-6 * right.float().norm()
+    rows, lengths = range(2, 5), [start + len(one) for start, one in zip(starts, new, strict=True)]
+    for row, length, start in zip(rows, lengths, starts, strict=True):
+        alone = KeyValues()
+        alone.reserve(1, 256, 10**6)
+        last = theirs(alone, 0, [LONG[:length]], [0], 1)
+        assert (last[0, 0] - found[row - 2, 0]).float().norm() < 2**-5 * last.float().norm()
+        for layer in (0, 1):
+            for one, other in zip(mine.layer(layer, []), alone.layer(layer, []), strict=True):
+                gap = (one[row, :, :length] - other[0, :, :length]).float()
+                assert gap.norm() < 2**-5 * other[0, :, :length].float().norm(), (row, layer, start)

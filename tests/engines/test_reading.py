@@ -1,0 +1,200 @@
+"""Prompts that are read together: in few passes, to the same replies, and each for itself where one goes wrong."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from karakuri_integrations.conversation import Sampling
+from karakuri_integrations.engines import LocalEngine
+from karakuri_integrations.engines.channel import Channel, Deadline
+from karakuri_integrations.engines.decoding import PREFILL_CHUNK
+from karakuri_integrations.engines.generating import Generation
+from karakuri_integrations.engines.pace import Pace
+from karakuri_integrations.engines.rows import Row
+from karakuri_integrations.errors import NumericalError, WorkerError
+
+from .conftest import answer, loaded_model
+from .test_batching import QUESTIONS, alone, at_once, open_when, plain  # noqa: F401
+from .test_cancel import Gate
+from .test_faults import wait_until
+
+TOKENS = 6
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch):
+    """As where nobody waits for a token: how much is read at once hangs on no duration."""
+    monkeypatch.setattr(Pace, "chunk", lambda *_: PREFILL_CHUNK)
+
+
+class NoTexts:
+    def text_stream(self) -> None: ...
+
+
+FIRST = "Wait until the others have come."
+
+
+def together(engine: LocalEngine, questions: list[str], tokens: int = TOKENS) -> list:
+    """Replies to questions, or what was raised: all come while the first pass of another call is made."""
+    entered, go = threading.Event(), threading.Event()
+
+    def hold(*_) -> None:
+        entered.set()
+        go.wait(30)
+
+    def one(question: str):
+        try:
+            return answer(engine, question, max_tokens=tokens)
+        except Exception as error:
+            return error
+
+    hook = loaded_model(engine).register_forward_pre_hook(hold)
+    first = threading.Thread(target=one, args=(FIRST,))
+    first.start()
+    entered.wait(30)
+
+    def start() -> None:
+        worker = engine._shared._worker
+        wait_until(lambda: len(worker._jobs) == len(questions))
+        hook.remove()
+        go.set()
+
+    starter = threading.Thread(target=start)
+    starter.start()
+    found = at_once([lambda question=question: one(question) for question in questions])
+    for each in (starter, first):
+        each.join(60)
+    return found
+
+
+def sizes_of(engine: LocalEngine) -> tuple[list[tuple[int, int]], object]:
+    """Rows and columns of all passes from now on."""
+    sizes = list[tuple[int, int]]()
+    module = loaded_model(engine).model.embed_tokens
+    return sizes, module.register_forward_hook(lambda _module, given, _output: sizes.append(tuple(given[0].shape)))
+
+
+@pytest.mark.parametrize("fields", [{}, {"prefix_cache_mib": 0}], ids=["kept", "nothing_kept"])
+def test_short_prompts_are_read_in_one_pass(checkpoint, alone, fields):  # noqa: F811
+    questions = [f"Question {number}: where is it?" for number in range(5)]
+    right = [answer(alone, one, max_tokens=TOKENS) for one in questions]
+    engine = plain(checkpoint, prompt_lookup=False, **fields)
+    sizes, hook = sizes_of(engine)
+    assert together(engine, questions) == right
+    hook.remove()
+    assert [rows for rows, columns in sizes if columns > 1] == [1, 5]
+    # The first call's prompt, then of each pass that reads or makes tokens one.
+    assert len(sizes) <= 1 + 1 + 1 + TOKENS
+
+
+def test_a_long_prompt_is_read_by_itself(checkpoint, alone):  # noqa: F811
+    questions = ["長い " * PREFILL_CHUNK, *QUESTIONS[:3]]
+    right = [answer(alone, one, max_tokens=TOKENS) for one in questions]
+    engine = plain(checkpoint, prefix_cache_mib=0, prompt_lookup=False)
+    sizes, hook = sizes_of(engine)
+    assert together(engine, questions) == right
+    hook.remove()
+    assert all(rows * columns <= PREFILL_CHUNK for rows, columns in sizes)
+
+
+def test_who_begins_as_another_takes_that_from_it(checkpoint, alone):  # noqa: F811
+    """Whoever waits beside one with the same document does not read it as well."""
+    document = "富士山は日本で一番高い山です。" * 12
+    questions = [f"{document} Question {number}?" for number in range(4)]
+    right = [answer(alone, one, max_tokens=TOKENS) for one in questions]
+    engine = plain(checkpoint, prompt_lookup=False)
+    sizes, hook = sizes_of(engine)
+    assert together(engine, questions) == right
+    hook.remove()
+    length = len(engine.token_ids(document))
+    assert length > 100
+    assert [rows for rows, columns in sizes if columns > 1] == [1, 1, 3]
+    assert sum(columns for _, columns in sizes) < length + 300
+
+
+def test_tenants_who_wait_together_take_nothing_from_each_other(checkpoint):
+    document = "富士山は日本で一番高い山です。" * 12
+
+    def row(scope: str | None, cache_bytes: int | None = None) -> Row:
+        ids = [5 + n % 300 for n in range(len(document))]
+        how = Sampling(max_tokens=1, cache_scope=scope)
+        job = Generation(Channel(Deadline(None)), ids, how, 1, frozenset(), None, cache_bytes=cache_bytes)
+        return Row(replace(job, tokens=NoTexts()), 0, ())
+
+    assert row("a").ahead_of(row("a"))
+    assert not row("a").ahead_of(row("b"))
+    assert not row("a").ahead_of(row(None))
+    assert not row("a").ahead_of(row("a", cache_bytes=0))
+    begun = row("a")
+    begun.begun = True
+    assert not row("a").ahead_of(begun)
+
+
+def test_a_pass_over_prompts_that_fails_is_theirs_alone(checkpoint, alone):  # noqa: F811
+    questions = ["Question 1?", "Question 2?", "Question 3?"]
+    right = [answer(alone, one, max_tokens=TOKENS) for one in questions]
+    engine, done = plain(checkpoint, prefix_cache_mib=0, prompt_lookup=False), []
+
+    def broken(_module, given, _output) -> None:
+        if min(given[0].shape) > 1:
+            raise RuntimeError("bug")
+
+    hook = loaded_model(engine).model.embed_tokens.register_forward_hook(broken)
+    running = threading.Thread(target=lambda: done.append(answer(engine, QUESTIONS[0], max_tokens=40)))
+    running.start()
+    errors = together(engine, questions)
+    running.join(60)
+    hook.remove()
+    assert all(isinstance(one, WorkerError) for one in errors)
+    assert len({id(one) for one in errors}) == 3
+    assert done == [answer(alone, QUESTIONS[0], max_tokens=40)]
+    assert together(engine, questions) == right
+
+
+def test_logits_that_are_no_numbers_end_one_of_those_that_are_read_together(checkpoint, alone):  # noqa: F811
+    questions = ["Question 1?", "Question 2, a longer one?", "Question 3?"]
+    right = [answer(alone, one, max_tokens=TOKENS) for one in questions]
+    engine = plain(checkpoint, prefix_cache_mib=0, prompt_lookup=False)
+
+    def poisoned(_module, _given, named, output) -> None:
+        if min(named["input_ids"].shape) > 1:
+            output.logits[1] = float("nan")
+
+    hook = loaded_model(engine).register_forward_hook(poisoned, with_kwargs=True)
+    found = together(engine, questions)
+    hook.remove()
+    errors = [one for one in found if isinstance(one, Exception)]
+    assert [type(one) for one in errors] == [NumericalError]
+    assert all(one in (reply, errors[0]) for one, reply in zip(found, right, strict=True))
+
+
+def test_a_reply_that_ends_beside_prompts_that_wait_moves_them(checkpoint, alone):  # noqa: F811
+    """The rows close up behind one that leaves, also those whose prompts are half read."""
+    long = ["一番高い山 " * (200 + n) for n in range(3)]
+    right = [answer(alone, one, max_tokens=TOKENS) for one in [*QUESTIONS[:2], *long]]
+    for tokens in (1, 2, 3):
+        engine = plain(checkpoint, prefix_cache_mib=0, prompt_lookup=False)
+        gate = Gate(loaded_model(engine))
+        calls = [
+            lambda one=one, most=most, engine=engine: answer(engine, one, max_tokens=most)
+            for one, most in [(QUESTIONS[0], tokens), (QUESTIONS[1], TOKENS), *((one, TOKENS) for one in long)]
+        ]
+        opener = threading.Thread(target=open_when, args=(engine, gate, 5))
+        opener.start()
+        found = at_once(calls)
+        opener.join()
+        gate.remove()
+        engine.close()
+        assert right[0].startswith(found[0])
+        assert found[1:] == right[1:]
+
+
+def test_the_first_token_comes_with_the_prompt(checkpoint):
+    engine = plain(checkpoint, prefix_cache_mib=0, prompt_lookup=False)
+    loaded_model(engine)
+    before = engine.steps
+    answer(engine, max_tokens=1)
+    assert engine.steps - before == 1
