@@ -313,3 +313,62 @@ def test_an_unknown_model_lists_the_families_also_where_no_hub_can_be_asked(monk
         Provider(EngineFields(model="gpt-9")).render(QUESTION, {})
     known = Provider(EngineFields(model="gpt-9", template="karakuri-lm-70b-chat-v0.1"))
     assert known.render(QUESTION, {}).text.startswith("<s>[INST] hi")
+
+
+class Gathering(ScriptedEngine):
+    """Notes how each reply was asked for."""
+
+    def __init__(self, replies: list[str], *, gathers: bool = True) -> None:
+        super().__init__(replies)
+        self.gathers, self.asked = gathers, list[dict[str, bool]]()
+
+    def stream(self, prompt: Prompt, sampling: Sampling, **how: bool) -> Iterator[Piece]:
+        self.asked.append(how)
+        return super().stream(prompt, sampling)
+
+    async def astream(self, prompt: Prompt, sampling: Sampling, **how: bool) -> AsyncIterator[Piece]:
+        self.asked.append(how)
+        for piece in super().stream(prompt, sampling):
+            yield piece
+
+
+def test_an_engine_is_told_where_nobody_looks_at_a_reply_before_its_end() -> None:
+    engine = Gathering(["ok"] * 5)
+    provider = Provider(EngineFields(engine=engine))
+    for how, options in (({"whole": True}, {}), ({}, {}), ({"whole": True}, {"stop": ["x"]})):
+        assert fold(provider.prepare(QUESTION, options).stream(**how)).text == "ok"
+    assert engine.asked == [{"whole": True}, {}, {}]  # what a stop text may end has to be looked at
+
+
+async def test_and_asynchronously() -> None:
+    engine = Gathering(["ok"])
+    call = Provider(EngineFields(engine=engine)).prepare(QUESTION, {})
+    assert fold([one async for one in call.astream(whole=True)]).text == "ok"
+    assert engine.asked == [{"whole": True}]
+
+
+def test_an_engine_that_gathers_nothing_is_asked_as_ever() -> None:
+    engine = Gathering(["ok"], gathers=False)
+    assert fold(Provider(EngineFields(engine=engine)).prepare(QUESTION, {}).stream(whole=True)).text == "ok"
+    assert engine.asked == [{}]
+    plain = ScriptedEngine(["ok"])
+    assert fold(Provider(EngineFields(engine=plain)).prepare(QUESTION, {}).stream(whole=True)).text == "ok"
+
+
+@pytest.mark.parametrize("framework", ["langchain", "llama_index"])
+async def test_which_calls_of_the_frameworks_look_at_the_end_only(framework: str) -> None:
+    whole, streamed = {"whole": True}, dict[str, bool]()
+    engine = Gathering(["ok"] * 4)
+    if framework == "langchain":
+        chat = pytest.importorskip("karakuri_integrations.langchain").ChatKarakuri(engine=engine)
+        chat.invoke("q")
+        await chat.ainvoke("q")
+        [*chat.stream("q")]
+        [one async for one in chat.astream("q")]
+    else:
+        llm = pytest.importorskip("karakuri_integrations.llama_index").KarakuriLLM(engine=engine)
+        llm.complete("q")
+        await llm.acomplete("q")
+        [*llm.stream_complete("q")]
+        [one async for one in await llm.astream_complete("q")]
+    assert engine.asked == [whole, whole, streamed, streamed]

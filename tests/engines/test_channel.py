@@ -1,0 +1,119 @@
+"""A reply's way to its consumer, where only its end is waited for: nothing is lost, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from karakuri_integrations.conversation import Piece
+from karakuri_integrations.engines.channel import Channel, Deadline
+from karakuri_integrations.errors import DeadlineError, EngineError, WorkerError
+
+PIECES = [Piece("富", None, None), Piece("士", None, None), Piece("", None, "stop")]
+
+
+def channel(timeout: float | None = None) -> Channel:
+    return Channel(Deadline(timeout), whole=True)
+
+
+def fill(target: Channel, *items: object) -> None:
+    for one in items:
+        target.put(one)
+
+
+def taken(target: Channel, alive=lambda: True) -> list[Piece]:
+    found = []
+    while (piece := target.take(alive)) is not None:
+        found.append(piece)
+    return found
+
+
+async def ataken(target: Channel, alive=lambda: True) -> list[Piece]:
+    found = []
+    while (piece := await target.atake(alive)) is not None:
+        found.append(piece)
+    return found
+
+
+def test_all_pieces_come_in_their_order():
+    one = channel()
+    fill(one, *PIECES, None)
+    assert taken(one) == PIECES
+    other = channel()
+    fill(other, *PIECES, None)
+    assert asyncio.run(ataken(other)) == PIECES
+
+
+def test_the_consumer_is_not_woken_before_the_end():
+    target, got = channel(), list[Piece]()
+
+    def consume() -> None:
+        while (piece := target.take(lambda: True)) is not None:
+            got.append(piece)
+
+    thread = threading.Thread(target=consume)
+    thread.start()
+    fill(target, *PIECES)
+    time.sleep(0.2)
+    assert got == []
+    target.put(None)
+    thread.join(10)
+    assert got == PIECES
+
+
+async def test_nor_its_event_loop():
+    target, woken = channel(), []
+    task = asyncio.create_task(ataken(target))
+    await asyncio.sleep(0)
+    loop = asyncio.get_running_loop()
+    real = loop.call_soon_threadsafe
+    loop.call_soon_threadsafe = lambda *given: (woken.append(1), real(*given))[1]
+    try:
+        fill(target, *PIECES)
+        assert woken == []
+        target.put(None)
+        assert woken == [1]
+        assert await task == PIECES
+    finally:
+        del loop.call_soon_threadsafe
+
+
+@pytest.mark.parametrize("how", [taken, lambda one: asyncio.run(ataken(one))], ids=["thread", "loop"])
+def test_an_error_comes_behind_what_was_made(how):
+    one = channel()
+    fill(one, *PIECES[:2], EngineError("bug"))
+    seen = []
+    with pytest.raises(EngineError, match="bug"):
+        for take in (one.take,) * 3 if how is taken else ():
+            seen.append(take(lambda: True))
+        how(one)
+    assert how is not taken or seen == PIECES[:2]
+
+
+@pytest.mark.parametrize("how", [taken, lambda one: asyncio.run(ataken(one))], ids=["thread", "loop"])
+def test_a_deadline_ends_the_wait(how):
+    one = channel(0.3)
+    one.put(PIECES[0])
+    began = time.monotonic()
+    with pytest.raises(DeadlineError):
+        how(one)
+    assert time.monotonic() - began < 5
+
+
+def test_what_was_made_before_a_deadline_is_taken():
+    one = channel(0.2)
+    fill(one, *PIECES[:2])
+    assert [one.take(lambda: True), one.take(lambda: True)] == PIECES[:2]
+    with pytest.raises(DeadlineError):
+        one.take(lambda: True)
+
+
+@pytest.mark.parametrize("how", [taken, lambda one, alive: asyncio.run(ataken(one, alive))], ids=["thread", "loop"])
+def test_a_worker_that_is_gone_is_noticed(how):
+    one = channel()
+    one.put(PIECES[0])
+    with pytest.raises(WorkerError):
+        how(one, lambda: False)
