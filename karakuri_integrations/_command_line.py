@@ -25,6 +25,10 @@ class Parser(argparse.ArgumentParser):
 
     commands: Mapping[str, Parser] = {}
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        # An option that is written short by chance would be another one as soon as there are two that begin so.
+        super().__init__(*arguments, **{"allow_abbrev": False, **named})
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, but nothing is left over: the command that was given names it."""
         given = sys.argv[1:] if args is None else list(args)
@@ -38,7 +42,7 @@ class Parser(argparse.ArgumentParser):
     def _check_first(self, given: Sequence[str]) -> None:
         """The first word is a command, or an option of none."""
         first = given[0]
-        if first in self.commands or any(one.startswith(first.partition("=")[0]) for one in self._options):
+        if first in self.commands or first.partition("=")[0] in self._options:
             return
         self._refuse(self._too_early(given) if _OPTION.match(first) else self._unknown_command(first))
 

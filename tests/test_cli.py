@@ -140,6 +140,8 @@ def test_an_unknown_model_is_exit_code_2(capsys, monkeypatch) -> None:
         ("chat --concise", "unknown option --concise; did you mean --preset concise? karakuri chat --help lists all"),
         ("ask hi --frobnicate", "unknown option --frobnicate; karakuri ask --help lists the options"),
         ("doctor --peers", "unknown option --peers; karakuri doctor --help lists the options"),
+        ("bench --peer", "unknown option --peer; did you mean --peers? karakuri bench --help lists all"),
+        ("--vers", "unknown option --vers; did you mean --version? karakuri --help lists all"),
         ("bench --pears", "unknown option --pears; did you mean --peers? karakuri bench --help lists all"),
         ("quantize a b --verfy", "unknown option --verfy; did you mean --verify? karakuri quantize --help lists all"),
         ("doctor --verbosty", "unknown option --verbosty; karakuri doctor --help lists the options"),  # it has no dials
@@ -180,7 +182,7 @@ def test_neither_keys_nor_questions_are_shown(capsys, arguments: list[str], told
     assert told in shown.err and "private" not in shown.err + shown.out
 
 
-@pytest.mark.parametrize("option", ["--version", "--vers", "--help", "-h"])
+@pytest.mark.parametrize("option", ["--version", "--help", "-h"])
 def test_options_before_a_command_that_exist(capsys, option: str) -> None:
     with pytest.raises(SystemExit) as left:
         cli.main([option])

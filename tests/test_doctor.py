@@ -87,8 +87,12 @@ def test_a_cpu_that_holds_the_70b_is_not_advised_alone():
 
 
 def test_a_context_beyond_the_window_is_the_window():
-    assert fitting(BIG, 10**6, 1, []).context == 4096
-    assert fitting(BIG, 1000, 1, []).context == 1000
+    beyond, within = fitting(BIG, 10**6, 1, []), fitting(BIG, 1000, 1, [])
+    assert beyond.context == 4096
+    assert within.context == 1000
+    assert {*beyond.notes} - {*within.notes} == {
+        "1,000,000 tokens are more than its window holds, so 4,096 are counted"
+    }
 
 
 def test_unknown_memory_is_said_to_be_unknown():

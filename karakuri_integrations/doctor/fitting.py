@@ -80,7 +80,10 @@ def fitting(
         eight = fitting(model, context, at_once, places, "int8")
         if _good(eight.forms):
             advice = f"with keys and values in 8 bits it fits: {eight.advice}; or {advice}"
-    return Fitting(model.name, window, tokens, at_once, forms, model.notes, advice)
+    notes = model.notes
+    if context is not None and context > window:
+        notes = (*notes, f"{context:,} tokens are more than its window holds, so {window:,} are counted")
+    return Fitting(model.name, window, tokens, at_once, forms, notes, advice)
 
 
 def _fit(need: Need, place: Device, tokens: int, at_once: int) -> Fit:
