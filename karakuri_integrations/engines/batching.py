@@ -248,6 +248,9 @@ class Batch:
                 continue
             if taken and not self._pace.fill([*unread, row.sequence.unread], chunk):
                 break
+            end = max(one.sequence.read for one in (*taken, row)) + max(*unread, row.sequence.unread, 0)
+            if taken and end > self._longest() + _MARGIN:  # what is filled would take memory that was not counted
+                break
             taken.append(row)
             unread.append(row.sequence.unread)
             if unread[0] > chunk:

@@ -42,8 +42,10 @@ class Row:
         self.begun = False
 
     def shared(self, other: Row, length: int | None = None) -> int:
-        """How many of another's ids these begin with, all but its last one; 0 where it may take none of this one's."""
+        """How many of another's ids these begin with, all but its last one; 0 where it may not, or that is little."""
         if other.job.scope != self.job.scope or not (other.job.keeps and self.job.keeps):
+            return 0
+        if self.sequence.ids[:WORTH] != other.sequence.ids[:WORTH]:
             return 0
         return common(_array(self.sequence.ids[:length]), _array(other.sequence.ids[:-1]))
 

@@ -115,6 +115,22 @@ def test_who_begins_as_another_takes_that_from_it(checkpoint, alone):  # noqa: F
     assert sum(columns for _, columns in sizes) < length + 300
 
 
+def test_what_is_filled_takes_no_memory_beyond_the_longest(checkpoint, alone, monkeypatch):  # noqa: F811
+    """One goes on behind a long beginning that is known, the other is new: side by side both would be as long as both."""
+    monkeypatch.setattr(Pace, "fill", lambda *_: True)  # as where a pass by itself takes long
+    document, new = "富士山は日本で一番高い山です。" * 30, "Elsewhere " * 30
+    questions = [f"{document} And so on?", new]
+    right = [answer(alone, one, max_tokens=TOKENS) for one in questions]
+    engine = plain(checkpoint, prompt_lookup=False)
+    answer(engine, document, max_tokens=1)
+    sizes, hook = sizes_of(engine)
+    assert together(engine, questions) == right
+    hook.remove()
+    read = [one for one in sizes if one[1] > 1]
+    assert [rows for rows, _ in read] == [1, 1, 1]
+    assert read[1][1] < len(engine.token_ids(document))
+
+
 def test_tenants_who_wait_together_take_nothing_from_each_other(checkpoint):
     document = "富士山は日本で一番高い山です。" * 12
 
