@@ -5,9 +5,11 @@ Everything above works on deltas; everything below on pieces. The two functions 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import closing
-from typing import Protocol, cast, runtime_checkable
+from functools import lru_cache
+from typing import Any, Protocol, cast, runtime_checkable
 
 from .closing import aclosing
 from .conversation import Delta, Piece, Prompt, Reply, Sampling
@@ -26,8 +28,9 @@ class Engine(Protocol):
     far. Closing the iterator stops the compute. Errors are KarakuriErrors. An engine checks its own window and raises
     ContextOverflowError before any compute; it honours `Sampling.timeout`; it may ignore `Sampling.stop`, which
     the decoder applies to the text in any case. It holds the reply to `Prompt.grammar`, or says in its property
-    `grammars` (False) that it cannot, and raises UnsupportedError where the grammar is strict. Where it has a property
-    `gathers` that is True, `stream` and `astream` take `whole=True` and may then yield all pieces at the end.
+    `grammars` (False) that it cannot, and raises UnsupportedError where the grammar is strict. Where its `stream`
+    and `astream` have an argument `whole`, that is True when nobody looks at the reply before its end, and they may
+    then yield all pieces there.
     """
 
     @property
@@ -68,7 +71,7 @@ def stream(engine: Engine, prompt: Prompt, sampling: Sampling, *, whole: bool = 
     `whole`: nobody looks at it before its end, so all deltas may come then.
     """
     decoder = Decoder(prompt, sampling.stop)
-    how = _how(engine, sampling, whole=whole)
+    how = _how(getattr(type(engine), "stream", None), sampling, whole=whole)
     with closing(cast("_Closing", engine.stream(prompt, sampling, **how))) as pieces:
         try:
             for piece in cast("Iterator[Piece]", pieces):
@@ -83,7 +86,7 @@ def stream(engine: Engine, prompt: Prompt, sampling: Sampling, *, whole: bool = 
 async def astream(engine: Engine, prompt: Prompt, sampling: Sampling, *, whole: bool = False) -> AsyncIterator[Delta]:
     """As `stream`, natively async."""
     decoder = Decoder(prompt, sampling.stop)
-    how = _how(engine, sampling, whole=whole)
+    how = _how(getattr(type(engine), "astream", None), sampling, whole=whole)
     async with aclosing(cast("_AsyncClosing", engine.astream(prompt, sampling, **how))) as pieces:
         try:
             async for piece in cast("AsyncIterator[Piece]", pieces):
@@ -103,9 +106,14 @@ def fold(deltas: Iterable[Delta]) -> Reply:
     return Reply("".join(d.text for d in parts), last.finish_reason or "stop", last.usage, last.calls)
 
 
-def _how(engine: Engine, sampling: Sampling, *, whole: bool) -> dict[str, bool]:
+def _how(method: object, sampling: Sampling, *, whole: bool) -> dict[str, bool]:
     """A reply that a stop text may end has to be looked at, so that the engine stops there."""
-    return {"whole": True} if whole and not sampling.stop and getattr(engine, "gathers", False) else {}
+    return {"whole": True} if whole and not sampling.stop and _takes_whole(method) else {}
+
+
+@lru_cache(maxsize=64)
+def _takes_whole(method: Any) -> bool:
+    return method is not None and "whole" in inspect.signature(method).parameters
 
 
 class _Closing(Protocol):

@@ -134,8 +134,11 @@ class Batch:
             self._decode()
 
     def drop(self) -> list[Generation]:
-        """Forget the replies that shared a pass after it failed, and what they had read."""
-        return [row.job for row in self._emptied()]
+        """Forget the replies that shared a pass after it failed, and what was read. Who was not in it begins anew."""
+        waiting = self._reading if self._rows else []
+        dropped = [row.job for row in self._emptied() if row not in waiting]
+        self._reading = waiting
+        return dropped
 
     def _everyone(self) -> list[Row]:
         return [*self._rows, *self._reading]
@@ -210,8 +213,8 @@ class Batch:
         row.begun, sequence = True, row.sequence
         if row.job.keeps:
             self._reuse(row)
-        if not sequence.made:
-            sequence.reused = sequence.read
+        if not row.counted:  # what it takes when it comes back it had read itself, perhaps
+            row.counted, sequence.reused = True, sequence.read
         return self._ended(row)
 
     def _reuse(self, row: Row) -> None:
@@ -257,18 +260,24 @@ class Batch:
                 break
         return taken
 
+    def _unprepared(self, row: Row) -> bool:
+        """Begin what is made beside the pass that gives it its first token; whether that failed, and it is gone."""
+        failed = self._alone(row, lambda: bool(row.sequence.prepare(guess=False)))
+        if failed:
+            self._leave(row)
+        return failed
+
     def _read(self) -> None:
         """A pass over the prompts that came first; those that are read to their ends get their first token."""
         chunk = self._pace.chunk(len(self._rows), len(self._reading))
         rows = self._together(chunk)
+        if rows and rows[0].sequence.unread <= chunk:
+            rows = [one for one in rows if not self._unprepared(one)]
         if not rows:
             return
         began, whole = time.perf_counter(), rows[0].sequence.unread <= chunk
         new = [one.sequence.ids[one.sequence.read :][:chunk] for one in rows]
         try:
-            if whole:
-                for one in rows:
-                    one.sequence.prepare(guess=False)
             starts, ends = [one.sequence.read for one in rows], [len(one) - 1 for one in new]
             logits = self._forward(len(self._rows), new, starts, ends if whole else 0)
             self.forward.wait()
@@ -402,10 +411,9 @@ class Batch:
         self._values.reserve(*self._needed(rows, columns), self._parking.room(self._most))
 
     def _needed(self, rows: int, columns: int) -> tuple[int, int]:
-        """So many, and all that was read, with a token more in each row."""
+        """So many, and all ids of everyone: also of those that have not begun, who may go on from much that is kept."""
         everyone = self._everyone()
-        read = [min(one.sequence.read + 1, len(one.sequence.ids)) for one in everyone]
-        return max(rows, len(everyone)), max([columns, *read])
+        return max(rows, len(everyone)), max([columns, *(len(one.sequence.ids) for one in everyone)])
 
 
 def _guessers(job: Generation, draft: Draft | None) -> Iterator[Guesser]:

@@ -68,6 +68,8 @@ class Channel:
         self._items.put(item)
         if self._over is not None:
             if not self.ended:
+                if self._loop is not None and self._loop.is_closed():
+                    self.cancel()
                 return
             self._over.set()
         if self._loop is not None and self._ready is not None:

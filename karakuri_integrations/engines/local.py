@@ -228,11 +228,6 @@ class LocalEngine:
         return self._max_batch
 
     @property
-    def gathers(self) -> bool:
-        """It saves work where nobody looks at a reply before its end: `stream` and `astream` take `whole=True`."""
-        return True
-
-    @property
     def steps(self) -> int:
         """Forward passes that the shared model has made in this process."""
         return self._shared.steps

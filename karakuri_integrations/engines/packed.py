@@ -102,7 +102,7 @@ def _multiply(weight: Any, state: Any) -> Projection:
 
 
 class _Short:
-    """A matrix times what is given, by the kernel itself; what is not in bfloat16 goes through bitsandbytes."""
+    """A matrix times what is given, by the kernel itself; what that does not take goes through bitsandbytes."""
 
     def __init__(self, kernel: Any, weight: Any, state: Any, otherwise: Projection) -> None:
         self._kernel, self._scales = kernel, state.absmax
@@ -111,7 +111,7 @@ class _Short:
         self._blocksize, self._otherwise = state.blocksize, otherwise
 
     def __call__(self, given: torch.Tensor) -> torch.Tensor:
-        if given.dtype != torch.bfloat16 or not given.is_cpu:
+        if given.dtype != torch.bfloat16 or not given.is_cpu or given.shape[-1] != self._inputs or not given.numel():
             return self._otherwise(given)
         given = given.contiguous()
         made = given.new_empty((*given.shape[:-1], self._outputs))

@@ -18,13 +18,16 @@ WORTH: Final = 16  # a shared beginning of fewer tokens is read again
 
 
 class Row:
-    """`age` counts those that came before it. `begun`: what others have read of its ids was taken from them."""
+    """`age` counts those that came before it. `begun`: what others have read of its ids was taken from them.
+
+    `counted`: how much that was is known, the first time it began.
+    """
 
     def __init__(self, job: Generation, age: int, guessers: Ids[Guesser]) -> None:
         self.job, self.age = job, age
         self.sequence = Sequence(job.prompt_ids, job.sampling, job.limit, job.eos, job.constraint, guessers)
         self.output = Output(job, self.sequence)
-        self.begun = self.failed = False
+        self.begun = self.counted = self.failed = False
 
     @property
     def stopped(self) -> bool:

@@ -117,3 +117,20 @@ def test_a_worker_that_is_gone_is_noticed(how):
     one.put(PIECES[0])
     with pytest.raises(WorkerError):
         how(one, lambda: False)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_loop_that_was_closed_ends_the_compute(whole):
+    """As where a program ends its loop with a call under way: nobody will ever take the reply."""
+    target, loop = Channel(Deadline(None), whole=whole), asyncio.new_event_loop()
+    loop.create_task(ataken(target))
+    loop.call_later(0.05, loop.stop)
+    loop.run_forever()
+    target.put(PIECES[0])
+    assert not target.cancelled
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    target.put(PIECES[1])
+    assert target.cancelled

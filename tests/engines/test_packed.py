@@ -64,6 +64,17 @@ def test_numbers_of_another_type_go_through_bitsandbytes(fast):
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("shape", [(2, 96), (1, 32), (0, 64), (1, 63)])
+def test_what_does_not_fit_a_matrix_never_gets_to_the_kernel(fast, monkeypatch, shape):
+    made = packed.shortened(four_bits(64, 64))
+    seen = []
+    monkeypatch.setattr(made, "_otherwise", lambda given: seen.append(given.shape))
+    monkeypatch.setattr(made, "_kernel", None)
+    made(torch.zeros(shape, dtype=torch.bfloat16))
+    assert seen == [shape]
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("version", ["0.48.2", "0.51.0", "1.0.0", "strange"])
 def test_a_version_that_was_not_looked_at_is_not_called_itself(fast, monkeypatch, version):
     monkeypatch.setattr(bitsandbytes, "__version__", version)

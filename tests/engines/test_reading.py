@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from karakuri_integrations.conversation import Sampling
-from karakuri_integrations.engines import LocalEngine
+from karakuri_integrations.engines import LocalEngine, decoding
 from karakuri_integrations.engines.channel import Channel, Deadline
 from karakuri_integrations.engines.decoding import PREFILL_CHUNK
 from karakuri_integrations.engines.generating import Generation
@@ -16,8 +16,8 @@ from karakuri_integrations.engines.pace import Pace
 from karakuri_integrations.engines.rows import Row
 from karakuri_integrations.errors import NumericalError, WorkerError
 
-from .conftest import answer, loaded_model
-from .test_batching import QUESTIONS, alone, at_once, open_when, plain  # noqa: F401
+from .conftest import answer, loaded_model, prompt_of
+from .test_batching import QUESTIONS, alone, at_once, batch_of, open_when, plain  # noqa: F401
 from .test_cancel import Gate
 from .test_faults import wait_until
 
@@ -68,6 +68,10 @@ def together(engine: LocalEngine, questions: list[str], tokens: int = TOKENS) ->
     for each in (starter, first):
         each.join(60)
     return found
+
+
+def prompt_ids(engine: LocalEngine, question: str) -> list[int]:
+    return engine._shared.tokens.encode(prompt_of(question))
 
 
 def sizes_of(engine: LocalEngine) -> tuple[list[tuple[int, int]], object]:
@@ -185,6 +189,98 @@ def test_logits_that_are_no_numbers_end_one_of_those_that_are_read_together(chec
     errors = [one for one in found if isinstance(one, Exception)]
     assert [type(one) for one in errors] == [NumericalError]
     assert all(one in (reply, errors[0]) for one, reply in zip(found, right, strict=True))
+
+
+@pytest.mark.parametrize("room", [2500, 3000, 3500])
+def test_room_is_kept_for_what_a_prompt_that_waits_goes_on_from(checkpoint, alone, monkeypatch, room):  # noqa: F811
+    """Others join before it begins, where memory is short; its known beginning still has a place."""
+    questions = ["一番高い山 " * 160, "Question 1?", "Question 2?"]
+    right = [answer(alone, one, max_tokens=TOKENS) for one in questions]
+    engine = plain(checkpoint, prompt_lookup=False)
+    monkeypatch.setattr(batch_of(engine)._parking, "room", lambda _estimated: room)
+    assert answer(engine, questions[0], max_tokens=TOKENS) == right[0]
+    assert together(engine, questions) == right
+
+
+def test_a_pass_that_fails_is_not_theirs_who_wait(checkpoint, alone):  # noqa: F811
+    """Nothing of those whose prompts are unread was in it."""
+    questions = [f"一番高い山 {number} " * 90 for number in range(4)]
+    right = [answer(alone, one, max_tokens=TOKENS) for one in questions]
+    engine, done = plain(checkpoint, prefix_cache_mib=0, prompt_lookup=False), []
+    model, fails = loaded_model(engine), [3]
+
+    def broken(_module, given, _output) -> None:
+        if given[0].shape[1] == 1 and len(batch._reading) > 1:
+            fails[0] -= 1
+            if fails[0] == 0:
+                raise ValueError("bug")
+
+    batch = batch_of(engine)
+    hook = model.model.embed_tokens.register_forward_hook(broken)
+
+    def call() -> None:
+        try:
+            done.append(answer(engine, QUESTIONS[0], max_tokens=200))
+        except WorkerError as error:
+            done.append(error)
+
+    running = threading.Thread(target=call)
+    running.start()
+    found = together(engine, questions)
+    running.join(60)
+    hook.remove()
+    assert fails[0] <= 0
+    failed = [one for one in (*done, *found) if isinstance(one, Exception)]
+    assert 1 <= len(failed) <= 3  # those whose tokens the pass was to make
+    assert sum(one == reply for one, reply in zip(found, right, strict=True)) >= 2
+
+
+def test_what_is_made_beside_a_pass_fails_for_one(checkpoint, alone, monkeypatch):  # noqa: F811
+    questions = ["Question 1?", "Question 2?", "Question 3?"]
+    right = [answer(alone, one, max_tokens=TOKENS) for one in questions]
+    engine, prepare = plain(checkpoint, prefix_cache_mib=0, prompt_lookup=False), decoding.Sequence.prepare
+    second = prompt_ids(engine, questions[1])
+
+    def broken(self, guess):
+        if self.ids == second:
+            raise RuntimeError("bug")
+        return prepare(self, guess)
+
+    monkeypatch.setattr(decoding.Sequence, "prepare", broken)
+    found = together(engine, questions)
+    assert isinstance(found[1], WorkerError)
+    assert [found[0], found[2]] == [right[0], right[2]]
+
+
+def test_what_a_call_has_read_itself_is_not_reused(checkpoint, monkeypatch):
+    """One that is half read leaves its row where memory is short, and comes back to what was kept of it."""
+    engine = plain(checkpoint, prompt_lookup=False)
+    batch = batch_of(engine)
+    room, put, parked = [10**6], batch._parking.put, []
+    monkeypatch.setattr(batch._parking, "room", lambda _estimated: room[0])
+
+    def noted(row) -> None:
+        parked.append((row.sequence.made, len(row.sequence.ids)))
+        room[0] = 10**6
+        put(row)
+
+    monkeypatch.setattr(batch._parking, "put", noted)
+    long = "一番高い山 " * 200
+
+    def short(_module, given, _output) -> None:
+        if given[0].shape[1] == PREFILL_CHUNK and not parked:
+            room[0] = 200
+
+    model = loaded_model(engine)
+    hook = model.model.embed_tokens.register_forward_hook(short)
+    beside = threading.Thread(target=lambda: answer(engine, FIRST, max_tokens=300))
+    beside.start()
+    wait_until(lambda: batch._rows)
+    pieces = [*engine.stream(prompt_of(long), Sampling(max_tokens=TOKENS))]
+    beside.join(60)
+    hook.remove()
+    assert parked[0][0] == 0
+    assert pieces[-1].usage.cache_read == 0
 
 
 def test_a_reply_that_ends_beside_prompts_that_wait_moves_them(checkpoint, alone):  # noqa: F811
