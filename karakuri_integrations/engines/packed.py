@@ -95,10 +95,12 @@ def _multiply(weight: Any, state: Any) -> Projection:
     if kernel is None or not _as_the_kernel_takes_it(weight, state):
         return through_bitsandbytes
     short = _Short(kernel, weight, state, through_bitsandbytes)
-    given = torch.linspace(-1, 1, 3 * state.shape[1], dtype=torch.bfloat16).view(3, 1, -1)
+    given = torch.linspace(-1, 1, 3 * state.shape[1], dtype=torch.bfloat16).view(3, -1)
     with torch.inference_mode():
-        same = torch.equal(short(given), through_bitsandbytes(given))
-    return short if same else through_bitsandbytes
+        right = through_bitsandbytes(given)
+        made = torch.full_like(right, float("nan"))
+        short.into(made, given)
+    return short if torch.equal(made, right) else through_bitsandbytes
 
 
 class _Short:
@@ -113,8 +115,12 @@ class _Short:
     def __call__(self, given: torch.Tensor) -> torch.Tensor:
         if given.dtype != torch.bfloat16 or not given.is_cpu or given.shape[-1] != self._inputs or not given.numel():
             return self._otherwise(given)
-        given = given.contiguous()
         made = given.new_empty((*given.shape[:-1], self._outputs))
+        self.into(made, given.contiguous())
+        return made
+
+    def into(self, made: torch.Tensor, given: torch.Tensor) -> None:
+        """Both one row behind the other, (..., outputs) and (..., inputs), in bfloat16."""
         self._kernel(
             given.numel() // self._inputs,
             self._outputs,
@@ -127,7 +133,6 @@ class _Short:
             self._inputs,
             self._outputs,
         )
-        return made
 
 
 def _kernel(quant_type: str) -> Any:

@@ -12,6 +12,8 @@ from karakuri_integrations.engines import LocalEngine, decoding
 from karakuri_integrations.engines.channel import Channel, Deadline
 from karakuri_integrations.engines.decoding import PREFILL_CHUNK
 from karakuri_integrations.engines.generating import Generation
+from karakuri_integrations.engines.guessing import MOST_GUESSES
+from karakuri_integrations.engines.key_values import KeyValues
 from karakuri_integrations.engines.pace import Pace
 from karakuri_integrations.engines.rows import Row
 from karakuri_integrations.errors import NumericalError, WorkerError
@@ -191,13 +193,13 @@ def test_logits_that_are_no_numbers_end_one_of_those_that_are_read_together(chec
     assert all(one in (reply, errors[0]) for one, reply in zip(found, right, strict=True))
 
 
-@pytest.mark.parametrize("room", [2500, 3000, 3500])
-def test_room_is_kept_for_what_a_prompt_that_waits_goes_on_from(checkpoint, alone, monkeypatch, room):  # noqa: F811
+def test_room_is_kept_for_what_a_prompt_that_waits_goes_on_from(checkpoint, alone, monkeypatch):  # noqa: F811
     """Others join before it begins, where memory is short; its known beginning still has a place."""
     questions = ["一番高い山 " * 160, "Question 1?", "Question 2?"]
     right = [answer(alone, one, max_tokens=TOKENS) for one in questions]
     engine = plain(checkpoint, prompt_lookup=False)
-    monkeypatch.setattr(batch_of(engine)._parking, "room", lambda _estimated: room)
+    longest = len(prompt_ids(engine, questions[0])) + 128 + MOST_GUESSES
+    monkeypatch.setattr(batch_of(engine)._parking, "room", lambda _estimated: KeyValues.least(3, longest))
     assert answer(engine, questions[0], max_tokens=TOKENS) == right[0]
     assert together(engine, questions) == right
 
