@@ -48,7 +48,7 @@ class Channel:
     the consumer can know the end.
 
     `whole`: nobody looks at the reply before its end, so the consumer is not woken before, which for many small tokens
-    costs as much as making them.
+    costs as much as making them; it then gets what there is as one piece.
 
     `take` and `atake` are plain calls and no generators, so that a consumer's `finally` has nothing to await: an
     abandoned async stream can be cleaned up without its loop.
@@ -59,6 +59,7 @@ class Channel:
         self._over = threading.Event() if whole else None
         self.cancelled = self.ended = False
         self._items: queue.SimpleQueue[Piece | EngineError | None] = queue.SimpleQueue()
+        self._behind: list[EngineError | None] = []  # what came behind a piece that was made of several
         self._ready: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -92,6 +93,8 @@ class Channel:
             if lives and not self._ready_to_take():
                 continue
             try:
+                if self._over is not None:
+                    return self._gathered()
                 wait = self.deadline.left() if lives else 0
                 return _piece(self._items.get(timeout=wait) if wait else self._items.get_nowait())
             except queue.Empty:
@@ -109,10 +112,25 @@ class Channel:
             self._ready.clear()
             lives = alive()
             try:
-                return _piece(self._items.get_nowait())
+                return self._gathered() if self._over is not None else _piece(self._items.get_nowait())
             except queue.Empty:
                 self._check(lives)
             await _wait(self._ready, self.deadline.left())
+
+    def _gathered(self) -> Piece | None:
+        """All pieces that there are, as one. Raises queue.Empty where there are none, and no end."""
+        if self._behind:
+            return _piece(self._behind.pop())
+        found = list[Piece]()
+        with contextlib.suppress(queue.Empty):
+            while isinstance(item := self._items.get_nowait(), Piece):
+                found.append(item)
+            if not found:
+                return _piece(item)
+            self._behind.append(item)
+        if not found:
+            raise queue.Empty
+        return found[-1]._replace(text="".join(one.text for one in found))
 
     def _check(self, lives: bool) -> None:
         if not lives:

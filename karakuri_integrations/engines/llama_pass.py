@@ -57,6 +57,7 @@ class LlamaPass:
         self._vocabulary = model.lm_head.out_features
         self._width = attention.head_dim
         self._heads, self._shared = config.num_attention_heads, config.num_key_value_heads
+        self._many = self._heads // self._shared
         self._scale = attention.scaling
         self._layers = [_layer(one) for one in inner.layers]
         self._angles = {
@@ -122,10 +123,10 @@ class LlamaPass:
             hidden = chosen(hidden, wanted)
         return self._head(_normed(self._norm, hidden.to(self._norm.weight.device)))  # type: ignore[no-any-return]
 
-    @staticmethod
-    def _added(mask: Any, like: Any) -> torch.Tensor:
-        """What SDPA makes of a mask of bools, in each layer: what is added to scores."""
-        return torch.zeros(mask.shape, dtype=like.dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
+    def _added(self, mask: Any, like: Any) -> torch.Tensor:
+        """What SDPA makes of a mask of bools, in each layer: what is added to scores, here of all heads of one key."""
+        added = torch.zeros(mask.shape, dtype=like.dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
+        return added.repeat(1, 1, self._many, 1) if mask.shape[2] > 1 else added
 
     def _heads_of(self, layer: _Layer, normed: Any, cosines: Any, sines: Any) -> tuple[Any, Any, Any]:
         """Queries (rows, columns, heads, width); keys and values (rows, heads, columns, width)."""
@@ -137,25 +138,25 @@ class LlamaPass:
         keys, values = turned[:, :, self._heads :], every[:, :, both:]
         return turned[:, :, : self._heads], keys.transpose(1, 2), values.transpose(1, 2)
 
-    def _seen(self, queries: Any, keys: Any, values: Any, mask: Any) -> torch.Tensor:
-        """(rows, columns, heads, width). Of one new token, heads that share keys are several queries of one head."""
+    def _seen(self, queries: Any, keys: Any, values: Any, added: Any) -> torch.Tensor:
+        """(rows, columns, heads, width). Heads that share keys are several queries of one, so that no keys are copied.
+
+        But where nothing is masked of several tokens: SDPA's own triangle is for as many queries as keys.
+        """
         rows, count = queries.shape[:2]
-        if count == 1:
-            together = queries.reshape(rows, self._shared, -1, self._width)
-            found = functional.scaled_dot_product_attention(together, keys, values, mask, scale=self._scale)
-            return found.reshape(rows, 1, -1, self._width)
-        many = self._heads // self._shared
-        if mask is not None and many > 1:  # with a mask, SDPA's fast kernels take as many keys as queries only
-            keys, values = keys.repeat_interleave(many, 1), values.repeat_interleave(many, 1)
-        return functional.scaled_dot_product_attention(
-            queries.transpose(1, 2),
-            keys,
-            values,
-            mask,
-            is_causal=mask is None,
-            scale=self._scale,
-            enable_gqa=mask is None and many > 1,
-        ).transpose(1, 2)
+        if added is None and count > 1:
+            return functional.scaled_dot_product_attention(
+                queries.transpose(1, 2),
+                keys,
+                values,
+                is_causal=True,
+                scale=self._scale,
+                enable_gqa=self._many > 1,
+            ).transpose(1, 2)
+        split = queries.reshape(rows, count, self._shared, self._many, self._width)
+        together = split.permute(0, 2, 3, 1, 4).reshape(rows, self._shared, -1, self._width)
+        found = functional.scaled_dot_product_attention(together, keys, values, added, scale=self._scale)
+        return found.reshape(rows, self._shared, self._many, count, self._width).permute(0, 3, 1, 2, 4)
 
 
 class _Angles:
