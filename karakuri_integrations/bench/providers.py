@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any
 
@@ -79,8 +80,13 @@ def _chat_karakuri(subject: Subject, effort: Effort) -> list[Candidate]:
         made: list[int] = []
         return whole(lambda: [*_noted(work(), made)], lambda _: sum(made))
 
+    def by_threads(texts: Sequence[str]) -> Run:
+        with ThreadPoolExecutor(len(texts)) as pool:
+            return gathered(lambda: [*pool.map(llm.invoke, texts)])
+
     return [
         Candidate("ChatKarakuri.stream", call),
+        Candidate("ChatKarakuri.invoke, threads", batch=by_threads),
         Candidate("ChatKarakuri.batch", batch=lambda texts: gathered(lambda: llm.batch([*texts]))),
         Candidate("ChatKarakuri.abatch", batch=lambda texts: gathered(lambda: asyncio.run(llm.abatch([*texts])))),
     ]
