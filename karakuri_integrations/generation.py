@@ -30,7 +30,7 @@ class Engine(Protocol):
     the decoder applies to the text in any case. It holds the reply to `Prompt.grammar`, or says in its property
     `grammars` (False) that it cannot, and raises UnsupportedError where the grammar is strict. Where its `stream`
     and `astream` have an argument `whole`, that is True when nobody looks at the reply before its end, and they may
-    then yield all pieces there.
+    then yield later, and fewer pieces.
     """
 
     @property
@@ -71,7 +71,7 @@ def stream(engine: Engine, prompt: Prompt, sampling: Sampling, *, whole: bool = 
     `whole`: nobody looks at it before its end, so all deltas may come then.
     """
     decoder = Decoder(prompt, sampling.stop)
-    how = _how(getattr(type(engine), "stream", None), sampling, whole=whole)
+    how = _how(engine.stream, sampling, whole=whole)
     with closing(cast("_Closing", engine.stream(prompt, sampling, **how))) as pieces:
         try:
             for piece in cast("Iterator[Piece]", pieces):
@@ -86,7 +86,7 @@ def stream(engine: Engine, prompt: Prompt, sampling: Sampling, *, whole: bool = 
 async def astream(engine: Engine, prompt: Prompt, sampling: Sampling, *, whole: bool = False) -> AsyncIterator[Delta]:
     """As `stream`, natively async."""
     decoder = Decoder(prompt, sampling.stop)
-    how = _how(getattr(type(engine), "astream", None), sampling, whole=whole)
+    how = _how(engine.astream, sampling, whole=whole)
     async with aclosing(cast("_AsyncClosing", engine.astream(prompt, sampling, **how))) as pieces:
         try:
             async for piece in cast("AsyncIterator[Piece]", pieces):
@@ -108,12 +108,12 @@ def fold(deltas: Iterable[Delta]) -> Reply:
 
 def _how(method: object, sampling: Sampling, *, whole: bool) -> dict[str, bool]:
     """A reply that a stop text may end has to be looked at, so that the engine stops there."""
-    return {"whole": True} if whole and not sampling.stop and _takes_whole(method) else {}
+    return {"whole": True} if whole and not sampling.stop and _takes_whole(getattr(method, "__func__", method)) else {}
 
 
 @lru_cache(maxsize=64)
 def _takes_whole(method: Any) -> bool:
-    return method is not None and "whole" in inspect.signature(method).parameters
+    return "whole" in inspect.signature(method).parameters
 
 
 class _Closing(Protocol):

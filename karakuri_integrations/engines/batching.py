@@ -149,9 +149,10 @@ class Batch:
         return self._values.least(rows, columns) <= self._parking.room(self._most)
 
     def _longest(self) -> int:
-        """Columns that the next pass needs."""
-        guesses = MOST_GUESSES if len(self._rows) == 1 else 0
-        return max((len(one.sequence.ids) for one in self._everyone()), default=0) + guesses
+        """Columns that this round's passes need: a prompt that is read to its end has its first token read as well."""
+        everyone = self._everyone()
+        guesses = MOST_GUESSES if len(everyone) == 1 else 0
+        return max((len(one.sequence.ids) + (one in self._reading) for one in everyone), default=0) + guesses
 
     def _make_room(self) -> None:
         """The youngest leave, until the memory holds what the next pass needs."""
@@ -251,9 +252,9 @@ class Batch:
                 continue
             if taken and not self._pace.fill([*unread, row.sequence.unread], chunk):
                 break
-            end = max(one.sequence.read for one in (*taken, row)) + max(*unread, row.sequence.unread, 0)
-            if taken and end > self._longest() + _MARGIN:  # what is filled would take memory that was not counted
-                break
+            start = max(one.sequence.read for one in (*taken, row))
+            if taken and start + max(*unread, row.sequence.unread) > self._longest():
+                break  # what is filled would take memory that was not counted
             taken.append(row)
             unread.append(row.sequence.unread)
             if unread[0] > chunk:
@@ -361,17 +362,27 @@ class Batch:
             self._values.wipe(place)
         elif row.job.keeps:
             self._keep(row, place)
+        self._close_gap(place)
+        # Not before: should a copy fail, `drop` tells all who are in the lists.
         if row in self._reading:
             self._reading.remove(row)
         else:
-            last = self._rows[-1]
-            if last is not row:
-                self._values.copy(len(self._rows) - 1, place, last.sequence.read)
-                self._rows[place] = last
-            self._rows.pop()  # not before: should the copy fail, `drop` tells all who are in the list
-            place = len(self._rows)
-        for number, one in enumerate(self._everyone()[place:], place):
-            self._values.copy(number + 1, number, one.sequence.read)
+            self._rows[place] = self._rows[-1]
+            self._rows.pop()
+
+    def _close_gap(self, place: int) -> None:
+        """The last reply that is being made moves to a place that is left, and those behind it, to be read, move up."""
+        everyone, made = self._everyone(), len(self._rows)
+        doubtful = False  # whether the place that nobody has then may hold numbers that are none
+        if place < made - 1:
+            self._values.copy(made - 1, place, self._rows[-1].sequence.read)
+            doubtful = self._rows[-1].failed
+        for number in range(made - 1 if place < made else place, len(everyone) - 1):
+            behind = everyone[number + 1]
+            self._values.copy(number + 1, number, behind.sequence.read)
+            doubtful = doubtful or behind.sequence.read > 0
+        if doubtful:
+            self._values.wipe(len(everyone) - 1)
 
     def _budget(self, job: Generation) -> int:
         return self._usual[job.kv_cache_dtype] if job.cache_bytes is None else job.cache_bytes

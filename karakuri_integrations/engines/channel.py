@@ -48,7 +48,7 @@ class Channel:
     the consumer can know the end.
 
     `whole`: nobody looks at the reply before its end, so the consumer is not woken before, which for many small tokens
-    costs as much as making them; it then gets what there is as one piece.
+    costs as much as making them; it then gets what there is as one piece (on a loop at each heartbeat).
 
     `take` and `atake` are plain calls and no generators, so that a consumer's `finally` has nothing to await: an
     abandoned async stream can be cleaned up without its loop.

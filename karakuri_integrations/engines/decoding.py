@@ -132,7 +132,7 @@ class Sequence:
     ) -> None:
         self.ids = list(prompt_ids)
         self.read = 0
-        #: Tokens of the prompt that were kept from an earlier call.
+        #: Tokens of the prompt that were taken from other calls.
         self.reused = 0
         self._prompt = len(self.ids)
         self._limit, self._ends = limit, ends

@@ -51,8 +51,8 @@ class Forward:
     ) -> Any:
         """Logits of the last `wanted` new columns, (rows, wanted, vocabulary). Shorter rows are filled on the right.
 
-        `wanted` may be none, 0, or say for each row which one new column it is. Row i reads the ids new[i] behind its
-        first starts[i] columns of `values`, whose rows begin at `first`.
+        `wanted` may be 0 (no logits), or say for each row which one new column it is. Row i reads the ids new[i]
+        behind its first starts[i] columns of `values`, whose rows begin at `first`.
         `free`: the pass may be recorded. Each of the rows 0, 1, 2, ... reads one id then, and in those behind them
         nothing stands in this column.
         """
@@ -72,7 +72,7 @@ class Forward:
             [[*one, *[0] * (count - len(one))] for one in new],
             [[*range(start, start + count)] for start in starts],
         ]
-        if not isinstance(wanted, int):
+        if not isinstance(wanted, int) and isinstance(run, LlamaPass):
             planes.append([[one] * count for one in wanted])
         # One transfer: on a GPU each costs about as long as a small kernel, and waits for what runs.
         ids, positions, *more = torch.tensor(planes, device=self.device)
@@ -99,7 +99,7 @@ class Forward:
         return Recordings.size(rows, columns)
 
     def wait(self) -> None:
-        """Until a pass is done, so that it can be seen how long it took; on a GPU it goes on when its call returns."""
+        """Until a pass is done, so that it can be seen how long it took: on a GPU the call returns before."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -144,16 +144,19 @@ class _Transformers:
         self._model = model
         self._cache = cache_name(model)
 
-    def __call__(self, ids: Any, positions: Any, mask: Any, cache: Pass, wanted: Any) -> Any:
+    def __call__(self, ids: Any, positions: Any, mask: Any, cache: Pass, wanted: int | Sequence[int]) -> Any:
+        first = ids.shape[1] - wanted if isinstance(wanted, int) else min(wanted)
         logits = self._model(
             input_ids=ids,
             position_ids=positions,
             attention_mask=mask,
             use_cache=True,
-            logits_to_keep=max(wanted, 1) if isinstance(wanted, int) else ids.shape[1],
+            logits_to_keep=max(1, ids.shape[1] - first),  # 0 would be all of them
             **{self._cache: cache},
         ).logits
-        return chosen(logits, wanted)
+        if isinstance(wanted, int):
+            return chosen(logits, wanted)
+        return torch.stack([own[one - first] for own, one in zip(logits, wanted, strict=True)])[:, None]
 
 
 def cache_name(model: Any) -> str:

@@ -200,7 +200,7 @@ class Pass(Cache):  # type: ignore[misc]
             self._places = rows, self._columns.to(device)
         return self._places  # type: ignore[no-any-return]
 
-    # What transformers asks where it makes masks and positions itself: for one row without a mask.
+    # What transformers asks where it makes the mask itself: for one row, or several that all begin at column 0.
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self._starts[0]

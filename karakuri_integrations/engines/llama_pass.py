@@ -64,7 +64,7 @@ class LlamaPass:
             one: _Angles(inner.rotary_emb, config, inner.embed_tokens.weight, one)
             for one in {layer.device for layer in self._layers}
         }
-        #: Those of LLM.int8() look at all tokens of a pass before they divide each.
+        #: LLM.int8()'s matrices choose what they round by all tokens of a pass, so that none may be left out.
         self._eight_bits = any(type(one).__name__ == "Linear8bitLt" for one in model.modules())
         self._hooks = [hooks for one in model.modules() for hooks in (one._forward_hooks, one._forward_pre_hooks)]
 
@@ -141,7 +141,7 @@ class LlamaPass:
     def _seen(self, queries: Any, keys: Any, values: Any, added: Any) -> torch.Tensor:
         """(rows, columns, heads, width). Heads that share keys are several queries of one, so that no keys are copied.
 
-        But where nothing is masked of several tokens: SDPA's own triangle is for as many queries as keys.
+        Several tokens without a mask use SDPA's own causal triangle, which is for as many queries as keys.
         """
         rows, count = queries.shape[:2]
         if added is None and count > 1:

@@ -263,7 +263,7 @@ class LocalEngine:
         self._shared.close()
 
     def stream(self, prompt: Prompt, sampling: Sampling, *, whole: bool = False) -> Iterator[Piece]:
-        """One Piece a token, as soon as it is made, or at the end (`whole`). Closing the iterator stops the compute."""
+        """One Piece a token as soon as it is made; `whole`: few, at the end. Closing the iterator stops the compute."""
         job = self._job(prompt, sampling, Channel(Deadline(sampling.timeout), whole=whole))
         try:
             worker = self._submit(job)

@@ -12,7 +12,7 @@ __all__ = ["Pace"]
 _LEAST_CHUNK: Final = 32
 _SLICE: Final = 2.0  # steps that reading may take while others wait for their next token
 _PATIENCE: Final = 3.0  # times as long at most, where more wait for their first token than for their next
-_FILLED: Final = 0.25  # of the tokens of a pass at most; more where what it takes by itself is as much
+_FILLED: Final = 0.25  # of a pass's prompt tokens may be padding; more where passes of their own would cost as much
 _NEW: Final = 0.2  # the weight of what was measured last
 _LONGER: Final = 3.0  # times as long as expected at most: a pass that was held up says nothing of the next
 

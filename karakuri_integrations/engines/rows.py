@@ -18,9 +18,9 @@ WORTH: Final = 16  # a shared beginning of fewer tokens is read again
 
 
 class Row:
-    """`age` counts those that came before it. `begun`: what others have read of its ids was taken from them.
+    """`age` counts those that came before it. `begun`: it has taken what others had read of its prompt.
 
-    `counted`: how much that was is known, the first time it began.
+    `counted`: how much that was is noted, when it began for the first time.
     """
 
     def __init__(self, job: Generation, age: int, guessers: Ids[Guesser]) -> None:
@@ -45,7 +45,10 @@ class Row:
         self.begun = False
 
     def shared(self, other: Row, length: int | None = None) -> int:
-        """How many of another's ids these begin with, all but its last one; 0 where it may not, or that is little."""
+        """How many of another's ids, but its last one, these begin with; 0 where it may not take them, or they are few.
+
+        `length`: of these the first so many, which have been read.
+        """
         if other.job.scope != self.job.scope or not (other.job.keeps and self.job.keeps):
             return 0
         if self.sequence.ids[:WORTH] != other.sequence.ids[:WORTH]:

@@ -58,7 +58,7 @@ class Loaded(Protocol):
         ...
 
     def drop(self) -> Sequence[Any]:
-        """Forget all jobs after a step that failed, and give them back."""
+        """Forget the jobs that shared a step that failed, and give them back; others stay active and begin anew."""
         ...
 
 

@@ -285,6 +285,35 @@ def test_what_a_call_has_read_itself_is_not_reused(checkpoint, monkeypatch):
     assert pieces[-1].usage.cache_read == 0
 
 
+def test_no_place_keeps_numbers_that_are_none(checkpoint, alone):  # noqa: F811
+    """Several of those that are read together fail; who comes to their places later would see theirs in hidden columns."""
+    questions = ["Question 1?", "Question 2?", "Question 3?", "Question 4?"]
+    engine = plain(checkpoint, prefix_cache_mib=0, prompt_lookup=False)
+    batch, model, bad = batch_of(engine), loaded_model(engine), []
+
+    def poisoned(_module, _given, output) -> None:
+        if min(output.shape[:2]) > 1:
+            output[1:] = float("nan")
+
+    def look(*_) -> None:
+        bad.extend(one for layer in batch._values._layers for one in layer if not one.isfinite().all())
+
+    hooks = [
+        model.model.layers[0].self_attn.v_proj.register_forward_hook(poisoned),
+        model.register_forward_pre_hook(look),
+    ]
+    running = threading.Thread(target=lambda: answer(engine, QUESTIONS[0], max_tokens=60))
+    running.start()
+    wait_until(lambda: batch._rows)
+    found = together(engine, questions)
+    running.join(60)
+    for hook in hooks:
+        hook.remove()
+    assert sum(isinstance(one, NumericalError) for one in found) >= 2
+    assert bad == []
+    assert answer(engine, QUESTIONS[1]) == answer(alone, QUESTIONS[1])
+
+
 def test_a_reply_that_ends_beside_prompts_that_wait_moves_them(checkpoint, alone):  # noqa: F811
     """The rows close up behind one that leaves, also those whose prompts are half read."""
     long = ["一番高い山 " * (200 + n) for n in range(3)]
